@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace stillpoint {
+
+/// A byte range of a disk. `data` is false where it is known to read as zeros.
+struct Extent {
+  std::uint64_t offset = 0;  ///< bytes from the start of the disk
+  std::uint64_t length = 0;  ///< bytes
+  bool data = true;
+
+  bool operator==(const Extent&) const = default;
+};
+
+/// A disk that can be read at any place: an NBD export, an RBD snapshot, a disk map of the repository.
+class BlockReader {
+ public:
+  virtual ~BlockReader() = default;
+
+  /// The disk's size in bytes.
+  [[nodiscard]] virtual std::uint64_t size() const = 0;
+
+  /// Fills `buffer` from `offset`; the range lies inside the disk. Throws CaptureError or Corruption.
+  virtual void pread(std::span<std::byte> buffer, std::uint64_t offset) = 0;
+
+  /// Fills several buffers, with several requests in flight where the implementation can. The default reads them in
+  /// turn.
+  struct Request {
+    std::uint64_t offset;
+    std::span<std::byte> buffer;
+  };
+  virtual void pread_many(std::span<const Request> requests) {
+    for (const Request& request : requests)
+      pread(request.buffer, request.offset);
+  }
+};
+
+/// A buffer out of a bounded pool; going out of scope returns it.
+class ChunkBuffer {
+ public:
+  class Pool {
+   public:
+    virtual ~Pool() = default;
+    virtual void give_back(std::byte* storage) noexcept = 0;
+  };
+
+  ChunkBuffer() = default;
+  ChunkBuffer(Pool* pool, std::byte* storage, std::size_t length) noexcept
+      : storage_(storage, Return{pool}), length_(length) {}
+
+  [[nodiscard]] std::span<std::byte> bytes() noexcept { return {storage_.get(), length_}; }
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {storage_.get(), length_}; }
+  explicit operator bool() const noexcept { return storage_ != nullptr; }
+
+ private:
+  struct Return {
+    Pool* pool = nullptr;
+    void operator()(std::byte* storage) const noexcept { pool->give_back(storage); }
+  };
+  std::unique_ptr<std::byte, Return> storage_;
+  std::size_t length_ = 0;
+};
+
+/// Where a disk's chunks go: the repository's side of the engine. One reader thread calls it, in ascending chunk order
+/// for acquire(); submit() may come in any order as requests complete.
+class ChunkSink {
+ public:
+  virtual ~ChunkSink() = default;
+
+  /// Bytes of a chunk; the disk's last one may be shorter.
+  [[nodiscard]] virtual std::uint32_t chunk_size() const = 0;
+
+  /// Waits for a free buffer for chunk `number`, as long as that chunk is: running out of buffers is the back-pressure.
+  /// Throws what stopped the engine. Numbers ascend over all calls of acquire() and submit_zero().
+  [[nodiscard]] virtual ChunkBuffer acquire(std::uint64_t number) = 0;
+
+  /// Takes the filled buffer of chunk `number`.
+  virtual void submit(std::uint64_t number, ChunkBuffer buffer) = 0;
+
+  /// Chunks [first, first + count) read as zeros.
+  virtual void submit_zero(std::uint64_t first, std::uint64_t count) = 0;
+};
+
+/// Reports how far a capture is. Called from the reading thread, often: implementations are cheap.
+class CaptureProgress {
+ public:
+  virtual ~CaptureProgress() = default;
+  /// `done` of `total` bytes to read (data only, holes left out); total grows while the extents become known.
+  virtual void advance(std::uint64_t done, std::uint64_t total) = 0;
+};
+
+}  // namespace stillpoint

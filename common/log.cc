@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/log.hh"
+
+#include "common/file.hh"
+
+#include <glib.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <string>
+
+namespace stillpoint {
+
+namespace {
+
+std::atomic<LogLevel> threshold = LogLevel::info;
+
+GLogLevelFlags glib_level(LogLevel level) {
+  switch (level) {
+    case LogLevel::error:
+      return G_LOG_LEVEL_CRITICAL;
+    case LogLevel::warning:
+      return G_LOG_LEVEL_WARNING;
+    case LogLevel::info:
+      return G_LOG_LEVEL_MESSAGE;
+    case LogLevel::debug:
+      return G_LOG_LEVEL_DEBUG;
+  }
+  return G_LOG_LEVEL_MESSAGE;
+}
+
+const char* prefix(LogLevel level) {
+  switch (level) {
+    case LogLevel::error:
+      return "error: ";
+    case LogLevel::warning:
+      return "warning: ";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+void set_log_level(LogLevel level) {
+  threshold = level;
+}
+
+void log_line(LogLevel level, std::string_view text) {
+  if (level > threshold.load()) return;
+  static const bool to_journal = g_log_writer_is_journald(STDERR_FILENO) != 0;
+  if (to_journal) {
+    const std::string message(text);
+    const char* priority = level == LogLevel::error     ? "3"
+                           : level == LogLevel::warning ? "4"
+                           : level == LogLevel::info    ? "6"
+                                                        : "7";
+    const std::array<GLogField, 2> fields{{{"MESSAGE", message.c_str(), -1}, {"PRIORITY", priority, -1}}};
+    g_log_writer_journald(glib_level(level), fields.data(), fields.size(), nullptr);
+    return;
+  }
+  const std::string line = fmt::format("{}{}\n", prefix(level), text);
+  // A log that cannot be written has nowhere to be reported.
+  static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+}
+
+}  // namespace stillpoint

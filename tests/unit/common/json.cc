@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/json.hh"
+
+#include "common/errors.hh"
+
+#include <doctest/doctest.h>
+
+#include <string>
+
+using namespace stillpoint;
+
+TEST_CASE("untrusted JSON is bounded") {
+  CHECK_THROWS_AS(static_cast<void>(parse_json("{", "text")), ProtocolError);
+  CHECK_THROWS_AS(static_cast<void>(parse_json(std::string(100, ' ') + "{}", "text", {50, 4})), ProtocolError);
+  CHECK_THROWS_AS(static_cast<void>(parse_json(std::string(100000, '[') + std::string(100000, ']'), "text")),
+                  ProtocolError);
+  CHECK(parse_json("{\"a\":[1]}", "text")["a"][0] == 1);
+}
+
+TEST_CASE("fields are checked for presence, type and bound") {
+  const Json object = parse_json(R"({"s":"text","n":7,"neg":-1,"b":true,"a":[1,2],"null":null})", "text");
+  CHECK(json_string(object, "s") == "text");
+  CHECK_THROWS_AS(static_cast<void>(json_string(object, "s", 3)), ProtocolError);
+  CHECK_THROWS_AS(static_cast<void>(json_string(object, "n")), ProtocolError);
+  CHECK_THROWS_AS(static_cast<void>(json_string(object, "missing")), ProtocolError);
+  CHECK(json_string_or(object, "null", "x") == "x");
+  CHECK(json_uint(object, "n") == 7);
+  CHECK_THROWS_AS(static_cast<void>(json_uint(object, "neg")), ProtocolError);
+  CHECK_THROWS_AS(static_cast<void>(json_uint(object, "n", 6)), ProtocolError);
+  CHECK(json_bool(object, "b"));
+  CHECK(json_array(object, "a").size() == 2);
+  CHECK_THROWS_AS(static_cast<void>(json_array(object, "a", 1)), ProtocolError);
+  CHECK(json_array(object, "missing").empty());
+  CHECK_THROWS_AS(static_cast<void>(json_string(Json::array(), "s")), ProtocolError);
+}
+
+TEST_CASE("what is written is valid UTF-8 whatever a name holds") {
+  CHECK(dump_json(Json{{"name", "caf\xe9"}}) == "{\"name\":\"caf\xef\xbf\xbd\"}");
+}
