@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/protocol.hh"
+
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace stillpoint {
+
+/// agent.conf: what discovery cannot know. Every field has a default; a missing file is an empty one.
+struct AgentConfig {
+  struct PostgreSql {
+    bool enabled = true;
+    /// Directories with unix sockets, searched beside the default one.
+    std::vector<std::string> socket_directories{"/var/run/postgresql", "/tmp"};
+    /// Role to connect as; the agent takes the uid of the same name while it connects (peer authentication).
+    std::string user = "postgres";
+    std::vector<std::string> exclude_databases;
+  };
+  struct MySql {
+    bool enabled = true;
+    std::vector<std::string> sockets{"/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/tmp/mysql.sock"};
+    std::string user = "root";
+    /// File with the password in its first line; empty for unix_socket authentication.
+    std::filesystem::path password_file;
+    std::vector<std::string> exclude_databases;
+  };
+
+  std::chrono::milliseconds barrier_limit = protocol::barrier_limit;
+  std::chrono::milliseconds hook_limit = protocol::hook_limit;
+  std::chrono::milliseconds guest_deadline = protocol::guest_deadline;
+  std::filesystem::path control_socket{protocol::control_socket};
+  std::filesystem::path report_path{protocol::report_path};
+  std::filesystem::path runtime_directory{"/run/stillpoint"};
+  PostgreSql postgresql;
+  MySql mysql;
+};
+
+/// Reads a GKeyFile with groups [agent], [postgresql], [mysql]. Throws ConfigError naming file, group and key for an unknown
+/// or malformed one, and when the limits do not stand in their order.
+[[nodiscard]] AgentConfig load_agent_config(const std::filesystem::path& path);
+
+}  // namespace stillpoint

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/clock.hh"
+#include "common/file.hh"
+#include "common/report.hh"
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <sys/types.h>
+#include <vector>
+
+namespace stillpoint {
+
+/// A dump tool that runs: its standard output is the dump.
+class RunningDump {
+ public:
+  /// Owns both; `pid` leads a process group of its own. `errors` is a pipe (or file) with the tool's standard error.
+  RunningDump(pid_t pid, UniqueFd output, UniqueFd errors) noexcept;
+  RunningDump(RunningDump&&) noexcept;
+  RunningDump& operator=(RunningDump&&) noexcept;
+  /// Kills the process group if it still runs, and reaps it.
+  ~RunningDump();
+
+  /// Non-blocking; end of file means that the tool has closed it, not that it succeeded: ask finish().
+  [[nodiscard]] int output() const noexcept { return output_.get(); }
+
+  /// After end of file: waits (within the deadline, else kills) for the exit status. Empty when it succeeded, else why not,
+  /// with the tail of the tool's standard error.
+  [[nodiscard]] std::string finish(const Deadline& deadline);
+
+ private:
+  pid_t pid_ = -1;
+  UniqueFd output_;
+  UniqueFd errors_;
+};
+
+/// One database server of the guest. All calls except cancel() come from one thread at a time (not always the same), in the
+/// order of the states: prepare -> quiesce -> release -> dumps -> finish; finish() may come in any state.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  /// "postgresql", "mariadb" or "mysql", and what tells servers of one engine apart ("15-main").
+  [[nodiscard]] virtual std::string_view engine() const = 0;
+  [[nodiscard]] virtual std::string_view instance() const = 0;
+
+  /// Opens sessions, lists databases, learns the lock order, flushes; with `for_dumps`, also makes ready what dumps need.
+  /// Blocks no writer. A database that cannot be dumped is not an error: its DatabaseReport says so.
+  /// Throws QuiesceError when the server cannot be used at all.
+  virtual void prepare(bool for_dumps, const Deadline& deadline) = 0;
+
+  /// Holds every writer and opens the database snapshots. On return the barrier stands for this server.
+  /// Throws QuiesceError with nothing held.
+  virtual void quiesce(const Deadline& deadline) = 0;
+
+  /// Lets the writers go; the database snapshots stay open. Idempotent, bounded by `deadline`.
+  virtual void release(const Deadline& deadline) noexcept = 0;
+
+  /// What to attest; complete after quiesce().
+  [[nodiscard]] virtual std::vector<DatabaseReport> report() const = 0;
+
+  /// Starts (or hands out, when it was started before the barrier) the dump of that name. Throws NotFound, CaptureError.
+  [[nodiscard]] virtual RunningDump start_dump(std::string_view name) = 0;
+
+  /// Closes everything. Idempotent.
+  virtual void finish() noexcept = 0;
+
+  /// From any thread, at any time: makes the call under way fail soon. Touches no file system.
+  virtual void cancel() noexcept = 0;
+};
+
+}  // namespace stillpoint
