@@ -37,10 +37,13 @@ struct AgentConfig {
   std::filesystem::path runtime_directory{"/run/stillpoint"};
   PostgreSql postgresql;
   MySql mysql;
+  /// False only for the negative control of the tests (environment STILLPOINT_TEST_NO_BARRIER=1): database snapshots
+  /// are opened, but writers are not held, so dump and block snapshot must differ.
+  bool hold_writers = true;
 };
 
-/// Reads a GKeyFile with groups [agent], [postgresql], [mysql]. Throws ConfigError naming file, group and key for an unknown
-/// or malformed one, and when the limits do not stand in their order.
+/// Reads a GKeyFile with groups [agent], [postgresql], [mysql]. Throws ConfigError naming file, group and key for an
+/// unknown or malformed one, and when the limits do not stand in their order.
 [[nodiscard]] AgentConfig load_agent_config(const std::filesystem::path& path);
 
 }  // namespace stillpoint

@@ -5,10 +5,11 @@
 #include "common/file.hh"
 #include "common/report.hh"
 
+#include <sys/types.h>
+
 #include <memory>
 #include <string>
 #include <string_view>
-#include <sys/types.h>
 #include <vector>
 
 namespace stillpoint {
@@ -26,8 +27,8 @@ class RunningDump {
   /// Non-blocking; end of file means that the tool has closed it, not that it succeeded: ask finish().
   [[nodiscard]] int output() const noexcept { return output_.get(); }
 
-  /// After end of file: waits (within the deadline, else kills) for the exit status. Empty when it succeeded, else why not,
-  /// with the tail of the tool's standard error.
+  /// After end of file: waits (within the deadline, else kills) for the exit status. Empty when it succeeded, else why
+  /// not, with the tail of the tool's standard error.
   [[nodiscard]] std::string finish(const Deadline& deadline);
 
  private:
@@ -36,8 +37,8 @@ class RunningDump {
   UniqueFd errors_;
 };
 
-/// One database server of the guest. All calls except cancel() come from one thread at a time (not always the same), in the
-/// order of the states: prepare -> quiesce -> release -> dumps -> finish; finish() may come in any state.
+/// One database server of the guest. All calls except cancel() come from one thread at a time (not always the same), in
+/// the order of the states: prepare -> quiesce -> release -> dumps -> finish; finish() may come in any state.
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -46,9 +47,9 @@ class Engine {
   [[nodiscard]] virtual std::string_view engine() const = 0;
   [[nodiscard]] virtual std::string_view instance() const = 0;
 
-  /// Opens sessions, lists databases, learns the lock order, flushes; with `for_dumps`, also makes ready what dumps need.
-  /// Blocks no writer. A database that cannot be dumped is not an error: its DatabaseReport says so.
-  /// Throws QuiesceError when the server cannot be used at all.
+  /// Opens sessions, lists databases, learns the lock order, flushes; with `for_dumps`, also makes ready what dumps
+  /// need. Blocks no writer. A database that cannot be dumped is not an error: its DatabaseReport says so. Throws
+  /// QuiesceError when the server cannot be used at all.
   virtual void prepare(bool for_dumps, const Deadline& deadline) = 0;
 
   /// Holds every writer and opens the database snapshots. On return the barrier stands for this server.
@@ -61,7 +62,8 @@ class Engine {
   /// What to attest; complete after quiesce().
   [[nodiscard]] virtual std::vector<DatabaseReport> report() const = 0;
 
-  /// Starts (or hands out, when it was started before the barrier) the dump of that name. Throws NotFound, CaptureError.
+  /// Starts (or hands out, when it was started before the barrier) the dump of that name. Throws NotFound,
+  /// CaptureError.
   [[nodiscard]] virtual RunningDump start_dump(std::string_view name) = 0;
 
   /// Closes everything. Idempotent.
