@@ -39,6 +39,12 @@ class BlockReader {
     for (const Request& request : requests)
       pread(request.buffer, request.offset);
   }
+
+  /// What the range holds, in ascending order without gaps or overlaps; the range lies inside the disk. The default
+  /// knows of no holes. May be cut short (never empty for a range that is not): ask again from where it ends.
+  [[nodiscard]] virtual std::vector<Extent> extents(std::uint64_t offset, std::uint64_t length) {
+    return {{offset, length, true}};
+  }
 };
 
 /// A buffer out of a bounded pool; going out of scope returns it.

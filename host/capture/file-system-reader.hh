@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/block.hh"
+#include "common/tree-entry.hh"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace stillpoint {
+
+/// A file system found on a disk.
+struct FileSystem {
+  std::uint32_t number = 0;     ///< names it in the calls below
+  std::uint32_t partition = 0;  ///< as the guest's kernel counts ("vda1" is 1); 0 for a disk without partitions
+  std::uint64_t offset = 0;     ///< bytes from the start of the disk
+  std::uint64_t length = 0;     ///< bytes
+  std::string type;             ///< "ext4", ...; empty when it is none that we read
+  std::string uuid;
+  std::string label;
+};
+
+/// Reads file systems of a disk in a sandboxed worker of its own: a guest's file system is hostile input, so this
+/// process only ever receives validated entries. The worker reads blocks through this process, from whatever reader (a
+/// live export, the repository).
+class FileSystemReader {
+ public:
+  /// `disk` is used from the calling thread only, and outlives the reader. Throws CaptureError.
+  explicit FileSystemReader(BlockReader& disk);
+  FileSystemReader(const FileSystemReader&) = delete;
+  FileSystemReader& operator=(const FileSystemReader&) = delete;
+  ~FileSystemReader();
+
+  /// Partition table and superblocks. Throws CaptureError.
+  [[nodiscard]] std::vector<FileSystem> file_systems();
+
+  /// Yields `path` (relative, empty for the root) and everything below it (`recursive`) or one level (else, without "."
+  /// and ".."). Symbolic links are not followed. Throws NotFound, CaptureError; what the sink throws passes through.
+  void walk(const FileSystem& file_system, std::string_view path, bool recursive, TreeSink& sink);
+
+ private:
+  class Worker;
+  BlockReader& disk_;
+  std::unique_ptr<Worker> worker_;
+};
+
+/// A piece of a regular file.
+struct FileContent {
+  std::uint64_t offset = 0;          ///< bytes from the start of the file
+  std::uint64_t length = 0;          ///< bytes
+  std::span<const std::byte> bytes;  ///< empty for a hole
+};
+
+/// Reads a regular file's content by its extents, in order, holes as such, cut at the file's size; at most 1 MiB of
+/// bytes at a time. Extents outside the disk are Corruption.
+void read_file(BlockReader& disk, const TreeEntry& file, const std::function<void(const FileContent&)>& consumer);
+
+}  // namespace stillpoint

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/guest/domain.hh"
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace stillpoint {
+
+/// How one disk takes part in a backup job.
+struct BackupDisk {
+  std::string target;       ///< "vda"
+  std::string base;         ///< name of the checkpoint whose changes are wanted; empty for the whole disk
+  std::string full_reason;  ///< why it is not incremental; empty when it is
+};
+
+struct BackupPlan {
+  std::string checkpoint;  ///< to be created with the job; empty when no disk can have one
+  std::vector<BackupDisk> disks;
+};
+
+/// Decides disk by disk. `base` is the checkpoint of the previous still point in the same repository (empty when there
+/// is none); a disk whose bitmap is lost, broken or was never there is read in full, and only that one. `known` are the
+/// targets that the previous still point has a map of.
+[[nodiscard]] BackupPlan plan_backup(const Domain& domain, const std::string& new_checkpoint, const std::string& base,
+                                     const std::vector<std::string>& known);
+
+/// A pull-mode backup job: from its start the disks can be read over NBD as they were at the start. The scope ends it.
+class BackupJob {
+ public:
+  /// Starts it for all disks at once. `scratch` receives the old content of what the guest overwrites while the job
+  /// lasts, and the socket. Throws Locked when another job runs, CaptureError otherwise.
+  BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch);
+  BackupJob(const BackupJob&) = delete;
+  BackupJob& operator=(const BackupJob&) = delete;
+  /// Ends the job; unless keep_checkpoint() was called, the new checkpoint is removed and the old one stays.
+  ~BackupJob();
+
+  struct Export {
+    std::filesystem::path socket;
+    std::string name;          ///< the NBD export
+    std::string dirty_bitmap;  ///< metadata context "qemu:dirty-bitmap:..."; empty for a full read
+  };
+  [[nodiscard]] Export export_of(const std::string& target) const;
+  [[nodiscard]] const BackupPlan& plan() const noexcept { return plan_; }
+  [[nodiscard]] std::chrono::microseconds start_took() const noexcept { return start_took_; }
+
+  /// Throws CaptureError when the job is no longer there (the guest was shut off, the job was aborted): what was read
+  /// is worthless.
+  void check() const;
+
+  /// After the manifest is committed: ends the job, keeps the new checkpoint and removes `old` (may be empty). Throws
+  /// when the job had failed in between.
+  void keep_checkpoint(const std::string& old);
+
+ private:
+  Domain domain_;
+  BackupPlan plan_;
+  std::filesystem::path directory_;
+  std::chrono::microseconds start_took_{0};
+  bool running_ = false;
+};
+
+}  // namespace stillpoint

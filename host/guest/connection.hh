@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/guest/domain.hh"
+
+#include <memory>
+#include <string>
+
+namespace stillpoint {
+
+/// A connection to libvirt that notices when libvirtd dies or hangs: every call ends.
+class Connection {
+ public:
+  /// An empty URI is libvirt's default (LIBVIRT_DEFAULT_URI, else qemu:///system). Throws Unreachable.
+  explicit Connection(const std::string& uri);
+  Connection(Connection&&) noexcept;
+  Connection& operator=(Connection&&) noexcept;
+  ~Connection();
+
+  /// By name or UUID. Throws NotFound (naming what is there), Unreachable.
+  [[nodiscard]] Domain domain(const std::string& name);
+
+ private:
+  struct Session;
+  std::shared_ptr<Session> session_;
+};
+
+}  // namespace stillpoint

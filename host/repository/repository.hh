@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/block.hh"
+#include "host/repository/manifest.hh"
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace stillpoint {
+
+/// What storing something has added.
+struct StoredCounts {
+  std::uint64_t chunks = 0;      ///< given, zero chunks left out
+  std::uint64_t new_chunks = 0;  ///< that were not there yet
+  std::uint64_t stored = 0;      ///< bytes that the packs grew by
+};
+
+/// Stores one disk. From acquire() to finish() for one thread; several writers may be used at once by as many threads.
+class DiskWriter : public ChunkSink {
+ public:
+  /// Waits until all submitted chunks are stored (not yet durable: commit() makes them so), and names the disk's map.
+  /// Chunks that were neither submitted nor zero are the base's. Throws what stopped the engine.
+  [[nodiscard]] virtual DiskMap finish() = 0;
+  [[nodiscard]] virtual StoredCounts counts() const = 0;
+};
+
+/// Stores one stream, cut by content.
+class DumpWriter {
+ public:
+  virtual ~DumpWriter() = default;
+  /// Any number of bytes; waits when the engine is behind.
+  virtual void write(std::span<const std::byte> bytes) = 0;
+  [[nodiscard]] virtual StreamMap finish() = 0;
+  [[nodiscard]] virtual StoredCounts counts() const = 0;
+};
+
+struct RepositoryOptions {
+  std::uint32_t chunk_bytes = 256 << 10;  ///< a power of two, 64 KiB to 4 MiB; fixed for the repository's life
+};
+
+/// What `list` shows without reading a whole manifest twice.
+struct StillPointSummary {
+  std::string name;
+  std::string domain;
+  WallTime instant{};
+};
+
+/// One repository: a set of immutable objects behind a store (docs/repository-format.md).
+class Repository {
+ public:
+  enum class Mode { read, write };
+
+  /// Makes a new one. Throws ConfigError when there is something already, StorageError when it cannot be written.
+  static void create(std::string_view url, const RepositoryOptions& options);
+
+  /// Opens it; writing takes a shared lock (Locked when prune holds it). Throws ConfigError: no such place, not a
+  /// repository, a newer format, read-only for writing.
+  Repository(std::string_view url, Mode mode);
+  Repository(Repository&&) noexcept;
+  Repository& operator=(Repository&&) noexcept;
+  ~Repository();
+
+  /// is_id; fixed at its creation.
+  [[nodiscard]] const std::string& id() const;
+  [[nodiscard]] std::uint32_t chunk_bytes() const;
+  /// Where trees go; empty for a store that is no directory.
+  [[nodiscard]] std::optional<std::filesystem::path> directory() const;
+
+  /// `base`: the disk as it was, for an incremental; may be of another size.
+  [[nodiscard]] std::unique_ptr<DiskWriter> write_disk(std::uint64_t size, const std::optional<DiskMap>& base);
+  [[nodiscard]] std::unique_ptr<DumpWriter> write_dump();
+
+  /// A free name for a still point of that domain and instant: "web1@2026-11-22T08:20:11Z", with microseconds when that
+  /// one is taken. Throws UsageError for a domain's name that cannot be part of one.
+  [[nodiscard]] std::string free_name(std::string_view domain, WallTime instant);
+
+  /// Makes everything written durable, then the manifest: pack -> fsync -> rename -> directory fsync -> index ->
+  /// manifest. manifest.name is set (free_name). Nothing that is not committed is ever listed.
+  void commit(Manifest& manifest);
+
+  /// Every chunk that is read is checked against its id (Corruption).
+  [[nodiscard]] std::unique_ptr<BlockReader> open_disk(const DiskMap& map);
+  /// In order. The consumer may throw to stop.
+  void read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer);
+
+  /// By domain, then by time, oldest first; all domains when `domain` is empty.
+  [[nodiscard]] std::vector<StillPointSummary> list(std::string_view domain = {});
+  /// "web1@2026-11-22T08:20:11Z", "web1@latest" or "web1" (the latest). Throws UsageError, NotFound, Corruption.
+  [[nodiscard]] Manifest load(std::string_view name);
+  /// The newest still point of that domain, if any.
+  [[nodiscard]] std::optional<Manifest> latest(std::string_view domain);
+
+ private:
+  class Engine;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace stillpoint

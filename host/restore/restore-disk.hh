@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/block.hh"
+
+#include <filesystem>
+#include <string_view>
+
+namespace stillpoint {
+
+/// Writes a disk out of the repository into a new image: sparse, several requests in flight, complete and synced on
+/// return. `format`: "raw" or "qcow2". An existing regular file is refused (UsageError) unless `overwrite`; a failed
+/// restore leaves no file of its own behind. Throws StorageError, Corruption.
+void restore_disk(BlockReader& disk, const std::filesystem::path& target, std::string_view format, bool overwrite,
+                  CaptureProgress& progress);
+
+}  // namespace stillpoint
