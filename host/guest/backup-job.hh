@@ -22,10 +22,12 @@ struct BackupPlan {
   std::vector<BackupDisk> disks;
 };
 
-/// Decides disk by disk. `base` is the checkpoint of the previous still point in the same repository (empty when there
-/// is none); a disk whose bitmap is lost, broken or was never there is read in full, and only that one. `known` are the
-/// targets that the previous still point has a map of.
-[[nodiscard]] BackupPlan plan_backup(const Domain& domain, const std::string& new_checkpoint, const std::string& base,
+/// Decides disk by disk for `targets`, in their order. `base` is the checkpoint of the previous still point in the same
+/// repository (empty when there is none); a disk whose bitmap is lost, broken or was never there is read in full, and
+/// only that one. `known` are the targets that the previous still point has a map of. Disks that are not in `targets`
+/// do not take part.
+[[nodiscard]] BackupPlan plan_backup(const Domain& domain, const std::vector<std::string>& targets,
+                                     const std::string& new_checkpoint, const std::string& base,
                                      const std::vector<std::string>& known);
 
 /// A pull-mode backup job: from its start the disks can be read over NBD as they were at the start. The scope ends it.
@@ -52,9 +54,10 @@ class BackupJob {
   /// is worthless.
   void check() const;
 
-  /// After the manifest is committed: ends the job, keeps the new checkpoint and removes `old` (may be empty). Throws
-  /// when the job had failed in between.
-  void keep_checkpoint(const std::string& old);
+  /// After the manifest is committed: ends the job, keeps the new checkpoint and removes every other one whose name
+  /// begins with `prefix`: the previous still point's, and what failed runs have left. Throws CaptureError when the job
+  /// had failed in between.
+  void keep_checkpoint(const std::string& prefix);
 
  private:
   Domain domain_;
