@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/commands/backup.hh"
+
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "host/commands/capture-levels.hh"
+#include "host/commands/grade.hh"
+#include "host/commands/progress.hh"
+#include "host/commands/task-group.hh"
+#include "host/guest/agent-client.hh"
+#include "host/guest/backup-job.hh"
+#include "host/guest/connection.hh"
+#include "host/guest/freeze-window.hh"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace stillpoint {
+
+namespace {
+
+/// For the agent to notice its port and answer: a guest under load, or an emulated one, needs seconds.
+constexpr std::chrono::seconds agent_answer_limit{10};
+/// For discovery, sessions and checkpoints of every database.
+constexpr std::chrono::seconds prepare_limit{60};
+constexpr std::chrono::seconds report_limit{20};
+
+/// Everything that one run shares.
+struct Run {
+  const BackupRequest& request;
+  Repository& repository;
+  Progress& progress;
+  const std::stop_token& stop;
+  Manifest manifest;
+  std::optional<Manifest> parent;
+  Evidence evidence;
+};
+
+void check_stop(const Run& run) {
+  if (run.stop.stop_requested()) throw Interrupted("stopped before anything was captured");
+}
+
+bool wanted(const BackupRequest& request, const std::string& target) {
+  const auto in = [&](const std::vector<std::string>& list) {
+    return std::find(list.begin(), list.end(), target) != list.end();
+  };
+  return (request.disks.empty() || in(request.disks)) && !in(request.exclude);
+}
+
+/// The domain's disks that the request covers; what it leaves out becomes a warning.
+std::vector<DomainDisk> choose_disks(Run& run, const Domain& domain) {
+  const std::vector<DomainDisk> all = domain.disks();
+  for (const auto* list : {&run.request.disks, &run.request.exclude})
+    for (const std::string& target : *list)
+      if (std::none_of(all.begin(), all.end(), [&](const DomainDisk& d) { return d.target == target; }))
+        throw NotFound(fmt::format("domain {} has no disk {} that could be captured", domain.name(), target),
+                       "see virsh domblklist");
+  std::vector<DomainDisk> chosen;
+  for (const DomainDisk& disk : all) {
+    if (wanted(run.request, disk.target))
+      chosen.push_back(disk);
+    else
+      run.manifest.warnings.push_back(fmt::format("disk {} is left out as asked", disk.target));
+  }
+  for (const SkippedDisk& skipped : domain.skipped_disks())
+    run.manifest.warnings.push_back(fmt::format("disk {} is left out: {}", skipped.target, skipped.reason));
+  if (chosen.empty()) throw NotFound(fmt::format("domain {} has no disk to capture", domain.name()));
+  return chosen;
+}
+
+const DiskRecord* record_of(const std::optional<Manifest>& manifest, const std::string& target) {
+  if (!manifest) return nullptr;
+  const auto it = std::find_if(manifest->disks.begin(), manifest->disks.end(),
+                               [&](const DiskRecord& d) { return d.target == target; });
+  return it == manifest->disks.end() ? nullptr : &*it;
+}
+
+std::unique_ptr<AgentClient> meet_agent(Run& run, const Domain& domain) {
+  run.evidence.guest_agent_fault = domain.guest_agent_fault();
+  if (!run.evidence.guest_agent_fault.empty()) {
+    run.evidence.agent_fault = "qemu-ga does not answer";
+    return nullptr;
+  }
+  try {
+    return std::make_unique<AgentClient>(domain, Deadline(agent_answer_limit));
+  } catch (const Unreachable& e) {
+    run.evidence.agent_fault = e.what();
+    return nullptr;
+  }
+}
+
+void prepare(Run& run, std::unique_ptr<AgentClient>& agent) {
+  if (!agent) return;
+  try {
+    const AgentClient::Prepared prepared = agent->prepare(run.manifest.id, Deadline(prepare_limit));
+    for (const std::string& warning : prepared.warnings)
+      run.manifest.warnings.push_back("agent: " + warning);
+    for (const PreparedDatabase& database : prepared.databases)
+      if (!database.ready)
+        run.manifest.warnings.push_back(fmt::format("{} {} {} is not ready: {}", database.engine, database.instance,
+                                                    database.database, database.reason));
+  } catch (const QuiesceError& e) {
+    run.evidence.agent_fault = e.what();
+  } catch (const Unreachable& e) {
+    run.evidence.agent_fault = e.what();
+  }
+  if (!run.evidence.agent_fault.empty()) agent.reset();
+}
+
+[[noreturn]] void refuse(Grade required, const Judgement& judgement) {
+  throw QuiesceError(fmt::format("the still point would be of grade {}, {} is required: {}", to_string(judgement.grade),
+                                 to_string(required), fmt::join(judgement.reasons, "; ")),
+                     fmt::format("look at the guest, or accept less with --require {}", to_string(judgement.grade)));
+}
+
+/// The grade below which nothing is to be kept; refused at once when the guest cannot have it.
+Grade required_grade(Run& run) {
+  const Judgement offered = offered_grade(run.evidence);
+  const Grade required = run.request.require.value_or(offered.grade);
+  if (offered.grade < required) refuse(required, offered);
+  if (!run.request.require)
+    run.progress.note(
+        offered.reasons.empty()
+            ? fmt::format("requiring grade {}: the agent answers", to_string(required))
+            : fmt::format("requiring grade {} only: {}", to_string(required), fmt::join(offered.reasons, "; ")));
+  return required;
+}
+
+/// The instant: all disks at once while the guest stands still, and not a moment longer.
+std::unique_ptr<BackupJob> take_instant(Run& run, const Domain& domain, const BackupPlan& plan, Grade required) {
+  WindowRecord& window = run.manifest.window;
+  const auto start_job = [&] {
+    run.manifest.instant = wall_now();
+    auto job = std::make_unique<BackupJob>(domain, plan, run.request.scratch);
+    window.disk_snapshots = job->start_took();
+    return job;
+  };
+  std::unique_ptr<FrozenGuest> frozen;
+  if (run.evidence.guest_agent_fault.empty()) {
+    try {
+      frozen = std::make_unique<FrozenGuest>(domain);
+    } catch (const QuiesceError& e) {
+      if (required > Grade::crash) throw;
+      run.evidence.freeze_fault = e.what();
+    }
+  } else {
+    run.evidence.freeze_fault = run.evidence.guest_agent_fault;
+  }
+  if (!frozen) return start_job();
+
+  auto job = start_job();
+  frozen->thaw();
+  window.total = frozen->window();
+  window.freeze = frozen->freeze_took();
+  window.thaw = frozen->thaw_took();
+  window.frozen = run.evidence.frozen = frozen->frozen();
+  window.thawed = run.evidence.thawed = frozen->thawed();
+  return job;
+}
+
+void fetch_report(Run& run, AgentClient* agent) {
+  if (agent == nullptr) return;
+  try {
+    run.evidence.report = agent->report(run.manifest.id, Deadline(report_limit));
+  } catch (const QuiesceError& e) {
+    run.evidence.report_fault = e.what();
+  } catch (const Unreachable& e) {
+    run.evidence.report_fault = e.what();
+  }
+  if (!run.evidence.report) return;
+  const Report& report = *run.evidence.report;
+  for (const SiteHookReport& hook : report.site_hooks)
+    run.manifest.window.hooks += hook.took;
+  run.manifest.window.barrier =
+      std::max(report.barrier_at - report.barrier_begun_at, std::chrono::microseconds::zero());
+  run.manifest.report = report;
+}
+
+void grade(Run& run, Grade required) {
+  Judgement judgement = judge(run.evidence);
+  if (judgement.grade < required) refuse(required, judgement);
+  run.manifest.grade = judgement.grade;
+  run.manifest.grade_reasons = std::move(judgement.reasons);
+}
+
+/// Reads every level in parallel, and commits. The manifest is the last thing that is written.
+void capture_and_commit(Run& run, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
+                        AgentClient* agent, const std::function<void()>& check_source) {
+  Manifest& manifest = run.manifest;
+  const auto directory = run.repository.directory();
+  std::optional<TreeDirectory> trees;
+  if (run.request.trees && directory) trees.emplace(*directory, manifest.id);
+  {
+    TaskGroup tasks(run.stop);
+    if (agent != nullptr && manifest.report && run.request.dumps)
+      capture_dumps(tasks, run.repository, *agent, *manifest.report, run.progress, manifest.dumps);
+    capture_disks(tasks, run.repository, disks, run.request.parallel, run.progress, manifest.disks);
+    if (trees)
+      capture_trees(tasks, disks, mounted, run.parent ? &*run.parent : nullptr, *directory, *trees, run.progress,
+                    manifest.trees);
+    tasks.wait();
+  }
+  check_source();
+  manifest.name = run.repository.free_name(manifest.domain, manifest.instant);
+  if (trees) trees->publish(manifest.name, manifest.trees);
+  run.repository.commit(manifest);
+  if (trees) trees->keep();
+}
+
+void back_up_running(Run& run, const Domain& domain) {
+  Manifest& manifest = run.manifest;
+  const std::vector<DomainDisk> disks = choose_disks(run, domain);
+  auto agent = meet_agent(run, domain);
+
+  const std::string prefix = fmt::format("stillpoint.{}.", run.repository.id().substr(0, 8));
+  const std::string base = run.parent && !run.request.full ? run.parent->checkpoint : std::string();
+  std::vector<std::string> targets;
+  std::vector<std::string> known;
+  for (const DomainDisk& disk : disks) {
+    targets.push_back(disk.target);
+    if (record_of(run.parent, disk.target) != nullptr) known.push_back(disk.target);
+  }
+  const BackupPlan plan = plan_backup(domain, targets, prefix + manifest.id, base, known);
+  const std::vector<GuestFileSystem> mounted =
+      run.evidence.guest_agent_fault.empty() ? domain.guest_file_systems() : std::vector<GuestFileSystem>();
+
+  prepare(run, agent);
+  const Grade required = required_grade(run);
+  check_stop(run);
+
+  const auto job = take_instant(run, domain, plan, required);
+  fetch_report(run, agent.get());
+  grade(run, required);
+
+  std::vector<DiskSource> sources;
+  for (const DomainDisk& disk : disks) {
+    const auto planned = std::find_if(job->plan().disks.begin(), job->plan().disks.end(),
+                                      [&](const BackupDisk& d) { return d.target == disk.target; });
+    const DiskRecord* earlier = record_of(run.parent, disk.target);
+    DiskSource source{disk.target, disk.source, disk.format, planned->full_reason, std::nullopt, {}};
+    if (planned->full_reason.empty() && earlier != nullptr) source.base = earlier->map;
+    source.open = [&job = *job, target = disk.target, incremental = planned->full_reason.empty()] {
+      const BackupJob::Export from = job.export_of(target);
+      return NbdDisk(from.socket, from.name, incremental ? from.dirty_bitmap : std::string());
+    };
+    sources.push_back(std::move(source));
+  }
+  manifest.checkpoint = job->plan().checkpoint;
+  if (std::any_of(sources.begin(), sources.end(), [](const DiskSource& s) { return s.base.has_value(); }))
+    manifest.parent = run.parent->id;
+  capture_and_commit(run, sources, mounted, agent.get(), [&] { job->check(); });
+
+  // The still point is safe from here on: what fails now costs the next backup time, not this one its success.
+  try {
+    job->keep_checkpoint(prefix);
+  } catch (const Error& e) {
+    log_warning("the next backup of {} will read disks in full: {}", domain.name(), e.what());
+  }
+}
+
+void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::string& full_reason) {
+  run.manifest.instant = wall_now();
+  const Grade required = required_grade(run);
+  grade(run, required);
+  std::vector<DiskSource> sources;
+  for (const DiskImage& image : images)
+    sources.push_back({image.target, image.path.native(), image.format, full_reason, std::nullopt,
+                       [image] { return NbdDisk::image(image.path, image.format); }});
+  capture_and_commit(run, sources, {}, nullptr, [] {});
+}
+
+void back_up_shut_off(Run& run, const Domain& domain) {
+  std::vector<DiskImage> images;
+  for (const DomainDisk& disk : choose_disks(run, domain))
+    images.push_back({disk.target, disk.source, disk.format});
+  // What changed since that checkpoint includes what will change since now: it stays a right base, for a map that is
+  // newer.
+  if (run.parent) run.manifest.checkpoint = run.parent->checkpoint;
+  back_up_images(run, images, "the domain is shut off");
+}
+
+}  // namespace
+
+Manifest take_still_point(const BackupRequest& request, Repository& repository, Progress& progress,
+                          const std::stop_token& stop) {
+  Run run{request, repository, progress, stop, {}, {}, {}};
+  run.manifest.id = random_id();
+  run.manifest.domain = request.domain;
+  run.manifest.program_version = STILLPOINT_VERSION;
+  if (!request.images.empty()) {
+    static_cast<void>(repository.free_name(request.domain, wall_now()));  // refuses a bad name before the work
+    run.parent = repository.latest(request.domain);
+    back_up_images(run, request.images, "an image has no dirty bitmap that could be trusted");
+    return run.manifest;
+  }
+  Connection libvirt(request.uri);
+  const Domain domain = libvirt.domain(request.domain);
+  run.manifest.domain = domain.name();
+  run.manifest.domain_uuid = domain.uuid();
+  run.manifest.domain_xml = domain.xml();
+  run.parent = repository.latest(domain.name());
+  // Another domain of the same name: nothing of it can be a base.
+  if (run.parent && run.parent->domain_uuid != domain.uuid()) run.parent.reset();
+  run.evidence.running = domain.running();
+  if (run.evidence.running)
+    back_up_running(run, domain);
+  else
+    back_up_shut_off(run, domain);
+  return run.manifest;
+}
+
+}  // namespace stillpoint

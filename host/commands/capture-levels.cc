@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/commands/capture-levels.hh"
+
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "host/capture/disk-capture.hh"
+#include "host/capture/file-system-reader.hh"
+#include "host/capture/tree-writer.hh"
+#include "host/commands/progress.hh"
+#include "host/commands/task-group.hh"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <semaphore>
+#include <set>
+
+namespace stillpoint {
+
+namespace {
+
+/// A dump stream that delivers nothing for this long has failed; a lock that the tool waits for counts as silence too.
+constexpr std::chrono::minutes dump_silence{10};
+
+class SemaphoreHold {
+ public:
+  explicit SemaphoreHold(std::counting_semaphore<>& semaphore) : semaphore_(semaphore) { semaphore_.acquire(); }
+  SemaphoreHold(const SemaphoreHold&) = delete;
+  SemaphoreHold& operator=(const SemaphoreHold&) = delete;
+  ~SemaphoreHold() { semaphore_.release(); }
+
+ private:
+  std::counting_semaphore<>& semaphore_;
+};
+
+DiskRecord capture_one_disk(Repository& repository, const DiskSource& source, CaptureProgress& progress,
+                            const std::stop_token& stop) {
+  const bool incremental = source.full_reason.empty();
+  NbdDisk disk = source.open();
+  const auto writer = repository.write_disk(disk.size(), incremental ? source.base : std::nullopt);
+  const CaptureCounts read = capture_disk(disk, incremental, *writer, progress, stop);
+  DiskRecord record;
+  record.target = source.target;
+  record.source = source.source;
+  record.format = source.format;
+  record.map = writer->finish();
+  record.incremental = incremental;
+  record.full_reason = source.full_reason;
+  record.read = read.read;
+  record.changed = read.changed;
+  record.stored = writer->counts().stored;
+  return record;
+}
+
+/// Passes entries on, counts them for the progress, and stops when told.
+class WatchedSink : public TreeSink {
+ public:
+  WatchedSink(TreeSink& sink, CaptureProgress& progress, const std::stop_token& stop)
+      : sink_(sink), progress_(progress), stop_(stop) {}
+
+  void entry(const TreeEntry& entry) override {
+    if (stop_.stop_requested()) throw Interrupted("stopped while reading a tree");
+    sink_.entry(entry);
+    bytes_ += entry.size;
+    progress_.advance(bytes_, bytes_);
+  }
+
+ private:
+  TreeSink& sink_;
+  CaptureProgress& progress_;
+  const std::stop_token& stop_;
+  std::uint64_t bytes_ = 0;
+};
+
+std::optional<std::filesystem::path> previous_tree(const Manifest* parent, const std::filesystem::path& repository,
+                                                   const TreeRecord& tree) {
+  if (parent == nullptr) return std::nullopt;
+  for (const TreeRecord& earlier : parent->trees)
+    if (earlier.disk == tree.disk && earlier.file_system == tree.file_system && !earlier.path.empty()) {
+      std::filesystem::path path = repository / earlier.path;
+      if (std::filesystem::is_directory(path)) return path;
+    }
+  return std::nullopt;
+}
+
+/// Writes one file system's tree. What is wrong with the guest's file system is the record's failure; what is wrong
+/// with the target is thrown.
+void capture_one_tree(FileSystemReader& reader, BlockReader& disk, const FileSystem& file_system,
+                      const std::optional<std::filesystem::path>& previous, TreeDirectory& trees,
+                      CaptureProgress& progress, const std::stop_token& stop, TreeRecord& record) {
+  const std::filesystem::path target = trees.staging(tree_name(record.mount_point, record.file_system));
+  try {
+    TreeWriter writer(target, previous, disk);
+    WatchedSink sink(writer, progress, stop);
+    reader.walk(file_system, "", true, sink);
+    const TreeCounts counts = writer.finish();
+    record.entries = counts.entries;
+    record.bytes = counts.bytes;
+    record.files_written = counts.files_written;
+    record.bytes_written = counts.bytes_written;
+    for (const std::string& warning : counts.warnings)
+      log_warning("tree of {}: {}", record.file_system, warning);
+  } catch (const CaptureError& e) {
+    record.failure = e.what();
+  } catch (const Corruption& e) {
+    record.failure = e.what();
+  }
+  if (record.failure.empty()) return;
+  std::error_code ignored;
+  std::filesystem::remove_all(target, ignored);
+}
+
+/// Whether a tree is to be expected: swap space and the parts of volume groups are no file systems.
+bool holds_files(const FileSystem& file_system) {
+  return !file_system.type.empty() && file_system.type != "swap";
+}
+
+class RepositoryDumpSink : public AgentClient::DumpSink {
+ public:
+  RepositoryDumpSink(Repository& repository, DumpRecord& record, std::unique_ptr<CaptureProgress> progress,
+                     const std::stop_token& stop)
+      : writer_(repository.write_dump()), record_(record), progress_(std::move(progress)), stop_(stop) {}
+
+  void write(std::span<const std::byte> bytes) override {
+    if (stop_.stop_requested()) throw Interrupted("stopped while reading a dump");
+    writer_->write(bytes);
+    size_ += bytes.size();
+    progress_->advance(size_, size_);
+  }
+
+  void end(const std::string& failure) override {
+    record_.failure = failure;
+    if (!failure.empty()) return;
+    record_.map = writer_->finish();
+    record_.stored = writer_->counts().stored;
+  }
+
+ private:
+  std::unique_ptr<DumpWriter> writer_;
+  DumpRecord& record_;
+  std::unique_ptr<CaptureProgress> progress_;
+  const std::stop_token& stop_;
+  std::uint64_t size_ = 0;
+};
+
+}  // namespace
+
+void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<DiskSource>& disks, unsigned parallel,
+                   Progress& progress, std::vector<DiskRecord>& records) {
+  records.resize(disks.size());
+  const auto slots = std::make_shared<std::counting_semaphore<>>(static_cast<std::ptrdiff_t>(parallel));
+  for (std::size_t i = 0; i < disks.size(); ++i)
+    tasks.run([&repository, &progress, &source = disks[i], &record = records[i], slots](const std::stop_token& stop) {
+      const SemaphoreHold slot(*slots);
+      if (stop.stop_requested()) throw Interrupted("stopped before a disk was read");
+      const auto line = progress.line(source.target);
+      record = capture_one_disk(repository, source, *line, stop);
+    });
+}
+
+void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
+                   const Manifest* parent, const std::filesystem::path& repository, TreeDirectory& trees,
+                   Progress& progress, std::vector<TreeRecord>& records) {
+  // One disk after the other: trees share the target's directory, and the disks' own readers keep the machine busy.
+  tasks.run([&disks, &mounted, parent, repository, &trees, &progress, &records](const std::stop_token& stop) {
+    for (const DiskSource& source : disks) {
+      TreeRecord unreadable{.disk = source.target, .file_system = source.target};
+      try {
+        NbdDisk disk = source.open();
+        FileSystemReader reader(disk);
+        for (const FileSystem& file_system : reader.file_systems()) {
+          if (!holds_files(file_system)) continue;
+          TreeRecord record{.disk = source.target,
+                            .file_system = file_system_name(source.target, file_system.partition),
+                            .mount_point = mount_point_of(mounted, source.target, file_system.partition)};
+          const auto line = progress.line("tree " + record.file_system);
+          const auto previous = previous_tree(parent, repository, record);
+          capture_one_tree(reader, disk, file_system, previous, trees, *line, stop, record);
+          records.push_back(std::move(record));
+        }
+        continue;
+      } catch (const CaptureError& e) {
+        unreadable.failure = e.what();
+      }
+      records.push_back(std::move(unreadable));
+    }
+  });
+}
+
+void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, const Report& report,
+                   Progress& progress, std::vector<DumpRecord>& records) {
+  std::set<std::string> distinct;
+  for (const DatabaseReport& database : report.databases)
+    if (!database.dump.empty() && database.exactness != Exactness::failed && distinct.insert(database.dump).second)
+      records.push_back({.name = database.dump, .failure = "the channel closed before it was complete"});
+  tasks.run([&repository, &agent, id = report.id, &progress, &records](const std::stop_token& stop) {
+    std::vector<std::string> names;
+    for (const DumpRecord& record : records)
+      names.push_back(record.name);
+    const auto sink_for = [&](const std::string& name) -> std::unique_ptr<AgentClient::DumpSink> {
+      const auto record =
+          std::find_if(records.begin(), records.end(), [&](const DumpRecord& r) { return r.name == name; });
+      return std::make_unique<RepositoryDumpSink>(repository, *record, progress.line(name), stop);
+    };
+    try {
+      agent.run_dumps(id, names, sink_for, dump_silence);
+    } catch (const Unreachable& e) {
+      // The disks are whole without the agent: only what it did not deliver has failed.
+      log_warning("the agent was lost while it sent dumps: {}", e.what());
+    }
+    agent.finish(id);
+  });
+}
+
+}  // namespace stillpoint

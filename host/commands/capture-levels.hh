@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/capture/nbd-disk.hh"
+#include "host/commands/tree-layout.hh"
+#include "host/guest/agent-client.hh"
+#include "host/guest/domain.hh"
+#include "host/repository/manifest.hh"
+#include "host/repository/repository.hh"
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+namespace stillpoint {
+
+class Progress;
+
+/// One disk at the instant, and what is known of it.
+struct DiskSource {
+  std::string target;       ///< "vda"
+  std::string source;       ///< for the record
+  std::string format;       ///< for the record
+  std::string full_reason;  ///< why it is read in full; empty: incremental on `base`
+  std::optional<DiskMap> base;
+  std::function<NbdDisk()> open;  ///< a new connection each time; called from several threads
+};
+
+/// The levels of one still point, captured in parallel. Each call starts threads in `tasks` that fill in records of the
+/// manifest; they are complete after TaskGroup::wait(). The arguments outlive that.
+class TaskGroup;
+
+/// At most `parallel` disks at once.
+void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<DiskSource>& disks, unsigned parallel,
+                   Progress& progress, std::vector<DiskRecord>& records);
+
+/// A tree of every file system that can be read; what cannot be read has a record with the reason.
+void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
+                   const Manifest* parent, const std::filesystem::path& repository, TreeDirectory& trees,
+                   Progress& progress, std::vector<TreeRecord>& records);
+
+/// Every dump that the report names; a dump that fails has a record with the reason. Lets the agent's database
+/// snapshots go at the end.
+void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, const Report& report,
+                   Progress& progress, std::vector<DumpRecord>& records);
+
+}  // namespace stillpoint

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/commands/tree-layout.hh"
+
+#include "common/errors.hh"
+#include "common/file.hh"
+#include "common/log.hh"
+#include "common/protocol.hh"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace stillpoint {
+
+namespace {
+
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+
+/// The partition in a guest's device name: 1 in "vda1" and "nvme0n1p1", 0 in "vda" and "nvme0n1"; nothing for "dm-0".
+std::optional<std::uint32_t> partition_in(std::string_view device) {
+  if (const std::size_t slash = device.rfind('/'); slash != std::string_view::npos) device.remove_prefix(slash + 1);
+  if (device.starts_with("dm-") || device.starts_with("md") || device.empty()) return std::nullopt;
+  std::size_t digits = device.size();
+  while (digits > 0 && is_digit(device[digits - 1]))
+    --digits;
+  std::string_view number = device.substr(digits);
+  if (number.empty()) return 0;
+  // "nvme0n1" and "mmcblk0" end in a digit of the disk's own: their partitions stand behind a "p".
+  const bool numbered_disk = device.starts_with("nvme") || device.starts_with("mmcblk");
+  if (numbered_disk && (digits == 0 || device[digits - 1] != 'p')) return 0;
+  std::uint32_t value = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+  return error == std::errc{} ? std::optional(value) : std::nullopt;
+}
+
+void make_directories(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) throw_storage_errno(fmt::format("cannot make {}", path.native()), error.value());
+}
+
+}  // namespace
+
+std::string file_system_name(std::string_view target, std::uint32_t partition) {
+  if (partition == 0) return std::string(target);
+  const bool numbered_disk = !target.empty() && is_digit(target.back());
+  return fmt::format("{}{}{}", target, numbered_disk ? "p" : "", partition);
+}
+
+std::string mount_point_of(const std::vector<GuestFileSystem>& mounted, std::string_view target,
+                           std::uint32_t partition) {
+  for (const GuestFileSystem& file_system : mounted) {
+    // A file system over several disks (LVM, RAID) is none that a single disk holds.
+    if (file_system.targets.size() != 1 || file_system.targets.front() != target) continue;
+    if (partition_in(file_system.device) == partition) return file_system.mount_point;
+  }
+  return {};
+}
+
+std::string tree_name(std::string_view mount_point, std::string_view file_system) {
+  if (mount_point == "/") return "@root";
+  if (mount_point.empty()) return "@" + protocol::dump_name_part(file_system);
+  std::string name;
+  std::string_view rest = mount_point.substr(1);
+  while (true) {
+    const std::size_t slash = rest.find('/');
+    // The separator and our own mark must not be mistaken for a part of the guest's names.
+    for (const char c : protocol::dump_name_part(rest.substr(0, slash)))
+      name += c == '-' ? "%2D" : c == '@' ? "%40" : std::string(1, c);
+    if (slash == std::string_view::npos) return name;
+    name += '-';
+    rest.remove_prefix(slash + 1);
+  }
+}
+
+TreeDirectory::TreeDirectory(std::filesystem::path repository, std::string id)
+    : repository_(std::move(repository)), staging_(repository_ / "trees" / fmt::format(".partial-{}", id)) {}
+
+TreeDirectory::~TreeDirectory() {
+  if (keep_) return;
+  for (const std::filesystem::path& path : {staging_, published_}) {
+    std::error_code error;
+    if (!path.empty()) std::filesystem::remove_all(path, error);
+    if (error) log_warning("cannot remove the unfinished tree {}: {}", path.native(), error.message());
+  }
+}
+
+std::filesystem::path TreeDirectory::staging(std::string_view tree) {
+  make_directories(staging_);
+  return staging_ / tree;
+}
+
+void TreeDirectory::publish(std::string_view still_point, std::vector<TreeRecord>& trees) {
+  const bool any = std::any_of(trees.begin(), trees.end(), [](const TreeRecord& t) { return t.failure.empty(); });
+  if (!any) return;
+  const std::size_t at = still_point.rfind('@');
+  const std::filesystem::path place =
+      std::filesystem::path("trees") / protocol::dump_name_part(still_point.substr(0, at)) / still_point.substr(at + 1);
+  const std::filesystem::path domain = (repository_ / place).parent_path();
+  make_directories(domain);
+  const UniqueFd directory = open_directory(staging_);
+  if (::syncfs(directory.get()) != 0) throw_storage_errno(fmt::format("cannot sync {}", staging_.native()), errno);
+  if (::renameat2(AT_FDCWD, staging_.c_str(), AT_FDCWD, (repository_ / place).c_str(), RENAME_NOREPLACE) != 0)
+    throw_storage_errno(fmt::format("cannot rename {} to {}", staging_.native(), place.native()), errno);
+  published_ = repository_ / place;
+  sync_directory(domain);
+  sync_directory(repository_ / "trees");
+  for (TreeRecord& tree : trees)
+    if (tree.failure.empty()) tree.path = (place / tree_name(tree.mount_point, tree.file_system)).native();
+}
+
+}  // namespace stillpoint
