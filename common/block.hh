@@ -66,7 +66,10 @@ class ChunkBuffer {
 
  private:
   struct Return {
-    Pool* pool = nullptr;
+    // Written out: a default member initialiser is not known yet where the class around this one asks for it.
+    Return() noexcept : pool(nullptr) {}
+    explicit Return(Pool* from) noexcept : pool(from) {}
+    Pool* pool;
     void operator()(std::byte* storage) const noexcept { pool->give_back(storage); }
   };
   std::unique_ptr<std::byte, Return> storage_;
