@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/capture/disk-capture.hh"
+
+#include "common/errors.hh"
+#include "host/capture/capture-plan.hh"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+namespace stillpoint {
+namespace {
+
+/// More requests in flight than this gain nothing, and crowd the storage that the guest uses too.
+constexpr std::size_t most_chunks_in_flight = 32;
+constexpr std::chrono::milliseconds stop_check{200};
+constexpr std::chrono::milliseconds look_ahead_limit{500};
+
+class Reading {
+ public:
+  Reading(QueuedReader& disk, ChunkSink& sink, CaptureProgress& progress, const std::stop_token& stop)
+      : disk_(disk),
+        sink_(sink),
+        progress_(progress),
+        stop_(stop),
+        slots_(std::clamp<std::size_t>(sink.buffers_per_reader(), 1, most_chunks_in_flight)) {
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+      free_.push_back(i);
+  }
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+  ~Reading() {
+    // The buffers go back to the sink: nobody may write to them any more.
+    if (disk_.reads_in_flight() > 0) disk_.abandon();
+  }
+
+  std::uint64_t run(CapturePlan& plan);
+
+ private:
+  struct Slot {
+    std::uint64_t number = 0;
+    ChunkBuffer buffer;
+    std::size_t pending = 0;
+  };
+
+  void start(std::uint64_t number, std::span<const Extent> pieces);
+  bool complete_one(std::chrono::milliseconds patience);
+  void check_stop() const {
+    if (stop_.stop_requested()) throw Interrupted("stopped while reading a disk");
+  }
+
+  QueuedReader& disk_;
+  ChunkSink& sink_;
+  CaptureProgress& progress_;
+  const std::stop_token& stop_;
+  std::vector<Slot> slots_;
+  std::vector<std::size_t> free_;
+  std::uint64_t done_ = 0;
+  std::uint64_t total_ = 0;
+};
+
+bool Reading::complete_one(std::chrono::milliseconds patience) {
+  const std::optional<std::uint64_t> tag = disk_.next_read(patience);
+  if (!tag) return false;
+  Slot& slot = slots_[*tag];
+  if (--slot.pending > 0) return true;
+  free_.push_back(*tag);
+  sink_.submit(slot.number, std::move(slot.buffer));
+  progress_.advance(done_, total_);
+  return true;
+}
+
+void Reading::start(std::uint64_t number, std::span<const Extent> pieces) {
+  // What has arrived goes to the sink first: its workers need it, and with it come free buffers.
+  while (complete_one(std::chrono::milliseconds(0))) {
+  }
+  while (free_.empty()) {
+    check_stop();
+    complete_one(stop_check);
+  }
+  check_stop();
+  Slot& slot = slots_[free_.back()];
+  slot.number = number;
+  slot.buffer = sink_.acquire(number);
+  const std::size_t tag = free_.back();
+  free_.pop_back();
+
+  const std::span<std::byte> bytes = slot.buffer.bytes();
+  const std::uint64_t begin = number * sink_.chunk_size();
+  if (pieces.empty()) {
+    slot.pending = 1;
+    done_ += bytes.size();
+    disk_.start_read(bytes, begin, tag);
+    return;
+  }
+  slot.pending = pieces.size();
+  std::size_t filled = 0;
+  for (const Extent& piece : pieces) {
+    const auto at = static_cast<std::size_t>(piece.offset - begin);
+    std::memset(bytes.data() + filled, 0, at - filled);
+    filled = at + static_cast<std::size_t>(piece.length);
+    done_ += piece.length;
+    disk_.start_read(bytes.subspan(at, static_cast<std::size_t>(piece.length)), piece.offset, tag);
+  }
+  std::memset(bytes.data() + filled, 0, bytes.size() - filled);
+}
+
+std::uint64_t Reading::run(CapturePlan& plan) {
+  plan.look_ahead(look_ahead_limit);
+  while (const std::optional<ChunkRun> run = plan.next()) {
+    total_ = plan.total();
+    if (run->zero) {
+      check_stop();
+      sink_.submit_zero(run->first, run->count);
+      continue;
+    }
+    for (std::uint64_t i = 0; i < run->count; ++i)
+      start(run->first + i, run->pieces);
+  }
+  while (disk_.reads_in_flight() > 0) {
+    check_stop();
+    complete_one(stop_check);
+  }
+  progress_.advance(done_, total_);
+  return done_;
+}
+
+}  // namespace
+
+CaptureCounts capture_disk(QueuedReader& disk, bool incremental, ChunkSink& sink, CaptureProgress& progress,
+                           const std::stop_token& stop) {
+  if (incremental && !disk.has_dirty_bitmap()) throw CaptureError("the disk's source has no dirty bitmap");
+  CapturePlan plan(disk, sink.chunk_size(), incremental);
+  CaptureCounts counts;
+  counts.read = Reading(disk, sink, progress, stop).run(plan);
+  counts.changed = plan.changed();
+  return counts;
+}
+
+}  // namespace stillpoint

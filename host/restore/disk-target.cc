@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/restore/disk-target.hh"
+
+#include "common/clock.hh"
+#include "common/errors.hh"
+#include "common/file.hh"
+#include "common/glib.hh"
+#include "host/capture/nbd-session.hh"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+namespace stillpoint {
+namespace {
+
+/// Runs of zeros from this length on are left out of a file: its holes. Shorter ones would only fragment it.
+constexpr std::size_t least_hole = 32768;
+constexpr std::size_t zero_step = 4096;
+
+bool is_zero(std::span<const std::byte> bytes) {
+  return bytes.empty() ||
+         (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
+}
+
+/// Calls `consume` with the parts of `piece` that are not long runs of zeros.
+template <typename F>
+void without_zeros(const DiskTarget::Piece& piece, const F& consume) {
+  const auto bytes = piece.bytes;
+  std::size_t begin = 0;  // of the part not yet consumed
+  std::size_t zeros = 0;  // length of the run of zeros that ends at `at`
+  const auto flush = [&](std::size_t end) {
+    if (begin < end) consume(DiskTarget::Piece{piece.offset + begin, bytes.subspan(begin, end - begin)});
+  };
+  for (std::size_t at = 0; at < bytes.size();) {
+    const std::size_t step = std::min(zero_step, bytes.size() - at);
+    const bool zero = is_zero(bytes.subspan(at, step));
+    if (!zero && zeros > 0) {
+      if (zeros >= least_hole || at == zeros) {
+        flush(at - zeros);
+        begin = at;
+      }
+      zeros = 0;
+    }
+    at += step;
+    if (zero) zeros += step;
+  }
+  flush(zeros >= least_hole || zeros == bytes.size() ? bytes.size() - zeros : bytes.size());
+}
+
+/// A file that exists under another name until it is complete.
+class PartialFile {
+ public:
+  PartialFile(const std::filesystem::path& path, bool overwrite)
+      : path_(resolve(path)),
+        partial_(path_.native() + fmt::format(".{}.partial", random_id().substr(0, 8))),
+        overwrite_(overwrite) {
+    struct stat status {};
+    if (::lstat(path_.c_str(), &status) == 0) {
+      if (!S_ISREG(status.st_mode)) throw UsageError(fmt::format("{} is neither a file nor a block device", name()));
+      if (!overwrite)
+        throw UsageError(fmt::format("{} exists already", name()), "name another file, or use --overwrite");
+      mode_ = status.st_mode & 07777;
+    }
+    // A disk holds its guest's secrets: for its owner only, unless the file that it replaces said otherwise.
+    fd_ = open_file(partial_, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+    if (::fchmod(fd_.get(), mode_) != 0) throw_storage_errno(fmt::format("cannot set the mode of {}", name()), errno);
+  }
+  PartialFile(const PartialFile&) = delete;
+  PartialFile& operator=(const PartialFile&) = delete;
+  ~PartialFile() {
+    if (!complete_) ::unlink(partial_.c_str());
+  }
+
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  [[nodiscard]] const std::string& name() const noexcept { return path_.native(); }
+  [[nodiscard]] const std::filesystem::path& partial() const noexcept { return partial_; }
+
+  void complete() {
+    sync_file(fd_.get(), name());
+    const unsigned flags = overwrite_ ? 0 : RENAME_NOREPLACE;
+    int result = ::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(), flags);
+    // Some network file systems know no flags.
+    if (result != 0 && errno == EINVAL && flags != 0) result = ::rename(partial_.c_str(), path_.c_str());
+    if (result != 0) throw_storage_errno(fmt::format("cannot name {}", name()), errno);
+    complete_ = true;
+    sync_directory(path_.parent_path());
+  }
+
+ private:
+  static std::filesystem::path resolve(const std::filesystem::path& path) {
+    std::error_code error;
+    std::filesystem::path resolved = std::filesystem::weakly_canonical(std::filesystem::absolute(path), error);
+    if (error) throw UsageError(fmt::format("{}: {}", path.native(), error.message()));
+    if (!std::filesystem::is_directory(resolved.parent_path(), error))
+      throw UsageError(fmt::format("there is no directory {}", resolved.parent_path().native()), "make it first");
+    return resolved;
+  }
+
+  std::filesystem::path path_;
+  std::filesystem::path partial_;
+  bool overwrite_;
+  mode_t mode_ = 0600;
+  UniqueFd fd_;
+  bool complete_ = false;
+};
+
+class RawFile : public DiskTarget {
+ public:
+  RawFile(const std::filesystem::path& path, std::uint64_t size, bool overwrite) : file_(path, overwrite) {
+    if (::ftruncate(file_.fd(), static_cast<off_t>(size)) != 0)
+      throw_storage_errno(fmt::format("cannot make {} {} bytes long", file_.name(), size), errno);
+  }
+  void write(std::span<const Piece> pieces) override {
+    for (const Piece& piece : pieces)
+      without_zeros(piece,
+                    [this](const Piece& part) { pwrite_all(file_.fd(), part.bytes, part.offset, file_.name()); });
+  }
+  void zero(std::uint64_t, std::uint64_t) override {}  // a new file reads as zeros
+  void complete() override { file_.complete(); }
+
+ private:
+  PartialFile file_;
+};
+
+class BlockDevice : public DiskTarget {
+ public:
+  BlockDevice(const std::filesystem::path& path, std::uint64_t size) : name_(path.native()) {
+    // O_EXCL: refused while it is mounted or part of something.
+    fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
+    if (!fd_ && errno == EBUSY)
+      throw UsageError(fmt::format("{} is in use", name_), "unmount it, or choose another device");
+    if (!fd_) throw_storage_errno(fmt::format("cannot open {}", name_), errno);
+    std::uint64_t has = 0;
+    if (::ioctl(fd_.get(), BLKGETSIZE64, &has) != 0)
+      throw_storage_errno(fmt::format("cannot measure {}", name_), errno);
+    if (has < size)
+      throw UsageError(fmt::format("{} has {} bytes, the disk has {}", name_, has, size), "choose a larger device");
+  }
+  void write(std::span<const Piece> pieces) override {
+    for (const Piece& piece : pieces)
+      pwrite_all(fd_.get(), piece.bytes, piece.offset, name_);
+  }
+  void zero(std::uint64_t offset, std::uint64_t length) override {
+    std::array<std::uint64_t, 2> range = {offset, length};
+    if (::ioctl(fd_.get(), BLKZEROOUT, range.data()) == 0) return;
+    static constexpr std::array<std::byte, 65536> zeros{};
+    while (length > 0) {
+      const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(length, zeros.size()));
+      pwrite_all(fd_.get(), std::span(zeros).first(part), offset, name_);
+      offset += part;
+      length -= part;
+    }
+  }
+  void complete() override { sync_file(fd_.get(), name_); }
+
+ private:
+  std::string name_;
+  UniqueFd fd_;
+};
+
+/// Runs `qemu-img create`. Throws StorageError with its own words.
+void create_qcow2(const std::filesystem::path& path, std::uint64_t size) {
+  const std::string bytes = std::to_string(size);
+  std::array<const char*, 8> argv = {"qemu-img", "create", "-q", "-f", "qcow2", path.c_str(), bytes.c_str(), nullptr};
+  GErrorOut error;
+  gchar* complaint = nullptr;
+  int status = 0;
+  // GLib does not write to the words it is given.
+  const bool ran = g_spawn_sync(nullptr, const_cast<gchar**>(argv.data()), nullptr,  // NOLINT
+                                GSpawnFlags(G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL), nullptr, nullptr,
+                                nullptr, &complaint, &status, error) != FALSE;
+  const GCharPtr owned(complaint);
+  if (!ran)
+    throw StorageError(fmt::format("cannot run qemu-img: {}", error.message()),
+                       "install QEMU's tools (Debian: qemu-utils)");
+  if (status != 0) {
+    std::string words = complaint != nullptr ? complaint : "";
+    words = words.substr(0, words.find('\n'));
+    throw StorageError(fmt::format("cannot create {}: {}", path.native(), words));
+  }
+}
+
+class Qcow2File : public DiskTarget {
+ public:
+  Qcow2File(const std::filesystem::path& path, std::uint64_t size, bool overwrite)
+      : file_(path, overwrite), nbd_(open(size)) {}
+  void write(std::span<const Piece> pieces) override;
+  void zero(std::uint64_t, std::uint64_t) override {}  // a new image reads as zeros
+  void complete() override {
+    try {
+      nbd_->flush();
+      nbd_->close();
+    } catch (const CaptureError& error) {
+      throw StorageError(error.what(), error.hint());
+    }
+    file_.complete();
+  }
+
+ private:
+  std::unique_ptr<NbdSession> open(std::uint64_t size) {
+    create_qcow2(file_.partial(), size);
+    return std::make_unique<NbdSession>(file_.partial(), "qcow2", NbdSession::Access::read_write);
+  }
+  static int written(void* user, int* error) noexcept {
+    auto* self = static_cast<Qcow2File*>(user);
+    if (*error != 0 && self->error_ == 0) self->error_ = *error;
+    --self->in_flight_;
+    return 1;
+  }
+  void send(const Piece& piece);
+
+  PartialFile file_;
+  std::size_t in_flight_ = 0;
+  int error_ = 0;
+  std::unique_ptr<NbdSession> nbd_;  // last: its end lets go of the buffers
+};
+
+void Qcow2File::send(const Piece& piece) {
+  for (std::size_t at = 0; at < piece.bytes.size();) {
+    const std::size_t part = std::min<std::size_t>(piece.bytes.size() - at, nbd_->max_request());
+    if (in_flight_ == 0) nbd_->asked();
+    ++in_flight_;
+    if (nbd_aio_pwrite(nbd_->get(), piece.bytes.data() + at, part, piece.offset + at, {written, this, nullptr}, 0) <
+        0) {
+      --in_flight_;
+      nbd_->fail("cannot write");
+    }
+    at += part;
+  }
+}
+
+void Qcow2File::write(std::span<const Piece> pieces) {
+  try {
+    // Padding to whole blocks is in the last piece's reach only: sizes of qcow2 images are multiples of 512.
+    for (const Piece& piece : pieces)
+      without_zeros(piece, [this](const Piece& part) { send(part); });
+    while (in_flight_ > 0)
+      nbd_->work(nbd_answer_limit);
+  } catch (const CaptureError& error) {
+    nbd_->abandon();
+    throw StorageError(error.what(), error.hint());
+  }
+  if (error_ != 0) throw_storage_errno(fmt::format("cannot write {}", file_.name()), error_);
+}
+
+}  // namespace
+
+std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, std::string_view format,
+                                             std::uint64_t size, bool overwrite) {
+  if (format != "raw" && format != "qcow2")
+    throw UsageError(fmt::format("cannot write the format \"{}\"", format), "use raw or qcow2");
+  struct stat status {};
+  const bool is_device = ::stat(path.c_str(), &status) == 0 && S_ISBLK(status.st_mode);
+  if (is_device && format != "raw")
+    throw UsageError(fmt::format("{} is a block device: only raw is written there", path.native()), "use --format raw");
+  if (is_device) return std::make_unique<BlockDevice>(path, size);
+  if (format == "raw") return std::make_unique<RawFile>(path, size, overwrite);
+  return std::make_unique<Qcow2File>(path, size, overwrite);
+}
+
+}  // namespace stillpoint

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace stillpoint {
+
+/// Where a restored disk is written. One thread at a time; ranges lie inside the disk. Throws StorageError.
+class DiskTarget {
+ public:
+  struct Piece {
+    std::uint64_t offset = 0;
+    std::span<const std::byte> bytes;
+  };
+
+  virtual ~DiskTarget() = default;
+  /// Returns when the pieces' buffers are free again.
+  virtual void write(std::span<const Piece> pieces) = 0;
+  virtual void zero(std::uint64_t offset, std::uint64_t length) = 0;
+  /// Makes all of it durable and, for a file, gives it its name. Without it nothing is left behind.
+  virtual void complete() = 0;
+};
+
+/// Opens the target for a disk of `size` bytes: a block device as it is, anything else as a new file beside `path` that
+/// gets the name on complete(). `format`: "raw" or "qcow2". Throws UsageError, StorageError.
+[[nodiscard]] std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, std::string_view format,
+                                                           std::uint64_t size, bool overwrite);
+
+}  // namespace stillpoint
