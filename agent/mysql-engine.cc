@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "agent/mysql-engine.hh"
+
+#include "agent/mysql-report.hh"
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "common/protocol.hh"
+
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace stillpoint::mysql {
+namespace {
+
+/// Every dump of a database of its own costs a process and a connection; the databases beyond share one.
+constexpr std::size_t max_own_dumps = 64;
+/// Listing more tables again inside the barrier would cost more than it is worth.
+constexpr std::size_t max_refreshed_tables = 3000;
+/// How much longer the barrier may stand so that the accounts, which have no snapshot, are read inside it.
+constexpr std::chrono::milliseconds accounts_limit{300};
+/// How often a tool that may have died is looked at.
+constexpr std::chrono::milliseconds tool_check{50};
+/// For a tool that has ended to be reaped.
+constexpr std::chrono::milliseconds reap_limit{1000};
+
+bool has_ended(const RunningDump& dump) {
+  pollfd fd{dump.output(), 0, 0};
+  return ::poll(&fd, 1, 0) > 0 && (fd.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+}  // namespace
+
+MySqlEngine::MySqlEngine(const AgentConfig& config, Server server, BarrierKind barrier)
+    : config_(config), server_(std::move(server)), barrier_kind_(barrier) {}
+
+MySqlEngine::~MySqlEngine() {
+  finish();
+}
+
+void MySqlEngine::connect(const Deadline& deadline) {
+  std::optional<OsUser> user;
+  if (server_.account.password.empty()) user = find_os_user(server_.account.user);
+  auto relay = std::make_shared<Relay>(server_.socket, config_.runtime_directory, user);
+  {
+    const std::lock_guard lock(relay_mutex_);
+    relay_ = std::move(relay);
+  }
+  session_ = std::make_unique<Session>(*relay_, server_.account, deadline);
+  session_->execute("SET SESSION sql_mode='', SESSION autocommit=1, SESSION lock_wait_timeout=1", deadline);
+  if (server_.mariadb && server_.version_number >= 100101)
+    session_->execute("SET SESSION max_statement_time=0", deadline);
+  // While the barrier stands, a silent agent is a hung one: the server ends its session a little after the watchdog
+  // would have thawed the file systems.
+  const auto abandoned_after =
+      std::chrono::ceil<std::chrono::seconds>(config_.guest_deadline) + std::chrono::seconds(5);
+  barrier_ = std::make_unique<Barrier>(*session_, barrier_kind_, abandoned_after);
+}
+
+void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
+  finish();
+  for_dumps_ = for_dumps;
+  try {
+    connect(deadline);
+    catalogue_ = read_catalogue(*session_, deadline);
+    plan_dumps(deadline);
+    warm_up(deadline);
+    // What is flushed now need not be flushed while writers wait.
+    barrier_->flush(server_, deadline);
+    wait_for_tools(deadline);
+  } catch (const QuiesceError& error) {
+    const std::string reason = fmt::format("{} {}: {}", server_.engine(), server_.instance, error.what());
+    finish();
+    throw QuiesceError(reason, error.hint());
+  }
+}
+
+MySqlEngine::Dump& MySqlEngine::plan(DumpScope scope, const std::string& database, const std::string& name) {
+  Dump& dump = dumps_.emplace_back();
+  dump.scope = std::move(scope);
+  dump.report.engine = server_.engine();
+  dump.report.instance = server_.instance;
+  dump.report.database = database;
+  dump.report.server_version = server_.version;
+  dump.report.mode = to_string(barrier_kind_);
+  if (!for_dumps_) {
+    fail(dump, "no dump was asked for");
+    return dump;
+  }
+  dump.report.dump = fmt::format("{}/{}/{}", server_.engine(), server_.instance, name);
+  if (protocol::is_dump_name(dump.report.dump))
+    start_tool(dump);
+  else
+    fail(dump, "the database's name is too long for a dump's name");
+  return dump;
+}
+
+void MySqlEngine::plan_dumps(const Deadline& deadline) {
+  const std::vector<std::string>& excluded = config_.mysql.exclude_databases;
+  const auto is_excluded = [&](const std::string& name) {
+    return std::find(excluded.begin(), excluded.end(), name) != excluded.end();
+  };
+  std::vector<std::string> wanted;
+  std::vector<NotCovered> left_out;
+  for (const std::string& database : catalogue_.databases) {
+    if (is_excluded(database))
+      left_out.push_back({"excluded-database", database, 1});
+    else
+      wanted.push_back(database);
+  }
+  // The application's connections come first.
+  const std::size_t own = std::min(max_own_dumps, spare_connections(*session_, deadline));
+  const std::size_t single = wanted.size() <= own ? wanted.size() : own - 1;
+  dumps_.reserve(single + 2);
+  for (std::size_t i = 0; i < single; ++i)
+    plan({DumpScope::Kind::database, {wanted[i]}}, wanted[i], protocol::dump_name_part(wanted[i]));
+  if (single < wanted.size()) {
+    std::vector<std::string> rest(wanted.begin() + static_cast<std::ptrdiff_t>(single), wanted.end());
+    plan({DumpScope::Kind::databases, std::move(rest)}, "@others", "@others");
+  }
+  Dump& accounts = plan({DumpScope::Kind::accounts, {}}, "", "@system");
+  accounts.report.not_covered.insert(accounts.report.not_covered.end(), left_out.begin(), left_out.end());
+}
+
+void MySqlEngine::start_tool(Dump& dump) {
+  try {
+    dump.link = relay_->open_gated(dump_gate(server_));
+    dump.running = run_dump_tool(dump_tool(server_, dump.scope, relay_->socket_of(*dump.link)));
+  } catch (const QuiesceError&) {
+    throw;  // cancelled
+  } catch (const Error& error) {
+    fail(dump, error.what());
+  }
+}
+
+void MySqlEngine::fail(Dump& dump, const std::string& reason) {
+  if (dump.link) relay_->close(*dump.link, reason);
+  dump.link.reset();
+  dump.running.reset();
+  dump.report.dump.clear();
+  dump.report.exactness = Exactness::failed;
+  dump.report.reason = reason;
+}
+
+/// Opens every table once, so that pinning them inside the barrier finds them in the server's caches, and finds out
+/// which of them cannot be opened at all.
+void MySqlEngine::warm_up(const Deadline& deadline) {
+  if (!for_dumps_) return;
+  const auto opens = [&](const std::string& statement) {
+    try {
+      session_->execute(statement, deadline);
+      return true;
+    } catch (const SessionError& error) {
+      if (!session_->alive()) throw;
+      return error.code() == lock_wait_timeout;  // somebody changes one of them now: that does not make it broken
+    }
+  };
+  for (const std::string& database : catalogue_.databases) {
+    for (const Pin& pin : pins(catalogue_.tables, database)) {
+      if (opens(pin.statement)) continue;
+      for (std::size_t table = pin.first; table <= pin.last; ++table) {
+        Table& one = catalogue_.tables[table];
+        const std::vector<Pin> single = pins({one}, database);
+        one.broken = !single.empty() && !opens(single[0].statement);
+      }
+    }
+  }
+}
+
+std::vector<Relay::LinkId> MySqlEngine::gated_links() const {
+  std::vector<Relay::LinkId> links;
+  for (const Dump& dump : dumps_)
+    if (dump.link) links.push_back(*dump.link);
+  return links;
+}
+
+void MySqlEngine::wait_for_tools(const Deadline& deadline) {
+  static constexpr auto early = {LinkState::waiting, LinkState::talking, LinkState::settling};
+  for (bool all_ready = false; !all_ready && !deadline.passed();) {
+    all_ready = relay_->wait_until_none(gated_links(), early, deadline.at_most(tool_check));
+    if (relay_->cancelled()) throw QuiesceError("cancelled");
+    for (Dump& dump : dumps_) {
+      if (!dump.link) continue;
+      const bool closed = relay_->state(*dump.link) == LinkState::closed;
+      if (!closed && !has_ended(*dump.running)) continue;
+      const std::string cut = relay_->failure(*dump.link);
+      const std::string said = dump.running->finish(Deadline(reap_limit));
+      fail(dump, fmt::format("{}{}{}", cut, cut.empty() || said.empty() ? "" : "; ",
+                             cut.empty() && said.empty() ? "the dump tool ended before the barrier" : said));
+    }
+  }
+  for (Dump& dump : dumps_)
+    if (dump.link && relay_->state(*dump.link) != LinkState::ready) fail(dump, "the dump tool was not ready in time");
+}
+
+void MySqlEngine::quiesce(const Deadline& deadline) {
+  if (!session_) throw QuiesceError(fmt::format("{} {}: not prepared", server_.engine(), server_.instance));
+  try {
+    const auto begun = SteadyClock::now();
+    barrier_->hold_definitions(deadline);
+    const auto defined = SteadyClock::now();
+    refresh_catalogue(deadline);
+    pin_tables();
+    const auto listed = SteadyClock::now();
+    barrier_->hold_writers(deadline);
+    const auto held = SteadyClock::now();
+    relay_->open_snapshots();
+    attest(std::chrono::duration_cast<std::chrono::microseconds>((defined - begun) + (held - listed)), deadline);
+  } catch (const QuiesceError& error) {
+    barrier_->release(Deadline(reap_limit));
+    drop_dumps();
+    throw QuiesceError(fmt::format("{} {}: {}", server_.engine(), server_.instance, error.what()), error.hint());
+  }
+}
+
+/// Databases and tables may have come and gone since prepare(); from here on they cannot.
+void MySqlEngine::refresh_catalogue(const Deadline& deadline) {
+  if (!for_dumps_ || catalogue_.tables.size() > max_refreshed_tables) return;
+  Catalogue now = read_catalogue(*session_, deadline);
+  for (const std::string& database : now.databases) {
+    if (std::binary_search(catalogue_.databases.begin(), catalogue_.databases.end(), database)) continue;
+    Dump& dump = dumps_.emplace_back();
+    dump.report = dumps_.front().report;
+    dump.report.database = database;
+    dump.report.not_covered.clear();
+    fail(dump, "it was created after the preparation: the next still point will have it");
+  }
+  for (Table& table : now.tables) {
+    table.broken = std::any_of(catalogue_.tables.begin(), catalogue_.tables.end(), [&](const Table& known) {
+      return known.broken && known.database == table.database && known.name == table.name;
+    });
+  }
+  catalogue_ = std::move(now);
+}
+
+void MySqlEngine::pin_tables() {
+  for (Dump& dump : dumps_) {
+    if (!dump.link) continue;
+    std::vector<std::string> statements;
+    for (const std::string& database : dump.scope.databases)
+      for (Pin& pin : pins(catalogue_.tables, database))
+        statements.push_back(std::move(pin.statement));
+    relay_->set_pins(*dump.link, std::move(statements));
+  }
+}
+
+void MySqlEngine::attest(std::chrono::microseconds acquired_in, const Deadline& deadline) {
+  barrier_->flush(server_, deadline);
+  const Json position = read_position(*session_, server_, deadline);
+  const std::uint64_t prepared = count_prepared_transactions(*session_, deadline);
+  relay_->wait_until_none(gated_links(), {LinkState::opening, LinkState::pinning}, deadline);
+  if (relay_->cancelled()) throw QuiesceError("cancelled");
+  for (Dump& dump : dumps_) {
+    dump.report.position = position;
+    dump.report.attempts = barrier_->attempts();
+    dump.report.acquired_in = acquired_in;
+    list_tables_without_transactions(catalogue_, dump.scope, dump.report.not_covered);
+    if (dump.link) judge(dump);
+    if (dump.scope.kind != DumpScope::Kind::accounts) continue;
+    if (prepared > 0) dump.report.not_covered.push_back({"prepared-transaction", "", prepared});
+    if (dump.link) read_accounts_now(dump, deadline);
+  }
+}
+
+void MySqlEngine::judge(Dump& dump) {
+  if (relay_->state(*dump.link) != LinkState::open) {
+    const std::string reason = relay_->failure(*dump.link);
+    return fail(dump, reason.empty() ? "the server did not open the snapshot in time" : reason);
+  }
+  if (const std::size_t failed = relay_->failed_pins(*dump.link); failed > 0)
+    dump.report.not_covered.push_back({"unpinned-tables", "", failed});
+  if (barrier_kind_ == BarrierKind::none) {
+    dump.report.exactness = Exactness::skewed;
+    dump.report.reason = "writers were not held";
+  } else {
+    dump.report.exactness = Exactness::exact;
+  }
+}
+
+/// The accounts' tables have no snapshots, but they are small: their dump runs inside the barrier, into its pipe.
+void MySqlEngine::read_accounts_now(Dump& dump, const Deadline& deadline) {
+  const std::vector<Relay::LinkId> link{*dump.link};
+  relay_->pass(link[0]);
+  if (relay_->wait_until_none(link, {LinkState::passing}, deadline.at_most(accounts_limit))) return;
+  if (relay_->cancelled()) throw QuiesceError("cancelled");
+  dump.report.exactness = Exactness::skewed;
+  dump.report.reason = "the accounts were too many to be read inside the barrier";
+}
+
+void MySqlEngine::release(const Deadline& deadline) noexcept {
+  try {
+    if (!barrier_ || barrier_->release(deadline)) return;
+    for (Dump& dump : dumps_) {
+      if (dump.report.exactness != Exactness::exact) continue;
+      dump.report.exactness = Exactness::skewed;
+      dump.report.reason = "the server ended the barrier before the release";
+    }
+    log_warning("{} {}: the server ended the barrier before the release", server_.engine(), server_.instance);
+  } catch (const std::exception&) {
+    // Only memory can be missing here, and the lock has gone.
+  }
+}
+
+std::vector<DatabaseReport> MySqlEngine::report() const {
+  std::vector<DatabaseReport> reports;
+  reports.reserve(dumps_.size());
+  for (const Dump& dump : dumps_)
+    reports.push_back(dump.report);
+  return reports;
+}
+
+RunningDump MySqlEngine::start_dump(std::string_view name) {
+  const auto dump = std::find_if(dumps_.begin(), dumps_.end(), [&](const Dump& it) { return it.report.dump == name; });
+  if (dump == dumps_.end() || name.empty()) throw NotFound(fmt::format("there is no dump {}", name));
+  if (!dump->running) throw CaptureError(fmt::format("the dump {} has been read before", name));
+  relay_->pass(*dump->link);
+  RunningDump running = std::move(*dump->running);
+  dump->running.reset();
+  return running;
+}
+
+void MySqlEngine::drop_dumps() noexcept {
+  try {
+    for (Dump& dump : dumps_)
+      if (dump.link) fail(dump, "the barrier did not stand");
+  } catch (const std::exception&) {
+    dumps_.clear();
+  }
+}
+
+void MySqlEngine::finish() noexcept {
+  dumps_.clear();  // kills what still runs
+  barrier_.reset();
+  session_.reset();
+  std::shared_ptr<Relay> relay;
+  const std::lock_guard lock(relay_mutex_);
+  relay.swap(relay_);
+}
+
+void MySqlEngine::cancel() noexcept {
+  const std::lock_guard lock(relay_mutex_);
+  if (relay_) relay_->cancel();
+}
+
+}  // namespace stillpoint::mysql

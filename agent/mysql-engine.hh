@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "agent/agent-config.hh"
+#include "agent/discovery.hh"
+#include "agent/engine.hh"
+#include "agent/mysql-barrier.hh"
+#include "agent/mysql-dump.hh"
+#include "agent/mysql-relay.hh"
+#include "agent/mysql-server.hh"
+#include "common/clock.hh"
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace stillpoint::mysql {
+
+/// One MariaDB or MySQL server.
+class MySqlEngine : public Engine {
+ public:
+  MySqlEngine(const AgentConfig& config, Server server, BarrierKind barrier);
+  ~MySqlEngine() override;
+
+  [[nodiscard]] std::string_view engine() const override { return server_.engine(); }
+  [[nodiscard]] std::string_view instance() const override { return server_.instance; }
+  void prepare(bool for_dumps, const Deadline& deadline) override;
+  void quiesce(const Deadline& deadline) override;
+  void release(const Deadline& deadline) noexcept override;
+  [[nodiscard]] std::vector<DatabaseReport> report() const override;
+  [[nodiscard]] RunningDump start_dump(std::string_view name) override;
+  void finish() noexcept override;
+  void cancel() noexcept override;
+
+ private:
+  /// A dump, with the tool that waits at its gate.
+  struct Dump {
+    DumpScope scope;
+    std::optional<Relay::LinkId> link;
+    std::optional<RunningDump> running;  ///< until it is handed out
+    DatabaseReport report;
+  };
+
+  void connect(const Deadline& deadline);
+  void plan_dumps(const Deadline& deadline);
+  Dump& plan(DumpScope scope, const std::string& database, const std::string& name);
+  void start_tool(Dump& dump);
+  void warm_up(const Deadline& deadline);
+  void wait_for_tools(const Deadline& deadline);
+  void refresh_catalogue(const Deadline& deadline);
+  void pin_tables();
+  void attest(std::chrono::microseconds acquired_in, const Deadline& deadline);
+  void judge(Dump& dump);
+  void read_accounts_now(Dump& dump, const Deadline& deadline);
+  void fail(Dump& dump, const std::string& reason);
+  void drop_dumps() noexcept;
+  [[nodiscard]] std::vector<Relay::LinkId> gated_links() const;
+
+  AgentConfig config_;
+  Server server_;
+  BarrierKind barrier_kind_;
+  std::shared_ptr<Relay> relay_;  ///< shared with a cancel() in another thread
+  std::mutex relay_mutex_;        ///< guards the pointer only
+  std::unique_ptr<Session> session_;
+  std::unique_ptr<Barrier> barrier_;
+  Catalogue catalogue_;
+  std::vector<Dump> dumps_;
+  bool for_dumps_ = false;
+};
+
+/// discover_mysql() with a barrier other than the best one, for servers (and tests) that want it.
+void discover_mysql(const AgentConfig& config, std::optional<BarrierKind> barrier, const Deadline& deadline,
+                    Discovered& found);
+
+}  // namespace stillpoint::mysql

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "agent/mysql-server.hh"
+
+#include <strings.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <tuple>
+#include <utility>
+
+namespace stillpoint::mysql {
+namespace {
+
+/// Few enough that a statement stays short, enough that thousands of tables cost few statements.
+constexpr std::size_t tables_a_pin = 50;
+
+bool is_one_of(const std::string& engine, std::initializer_list<const char*> names) {
+  return std::any_of(names.begin(), names.end(),
+                     [&](const char* name) { return ::strcasecmp(engine.c_str(), name) == 0; });
+}
+
+bool mentions_mariadb(const std::string& text) {
+  std::string lower(text);
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return lower.find("mariadb") != std::string::npos;
+}
+
+}  // namespace
+
+unsigned version_number(std::string_view version) {
+  unsigned parts[3] = {};
+  std::size_t part = 0;
+  for (const char c : version) {
+    if (c == '.') {
+      if (++part == 3) break;
+    } else if (c >= '0' && c <= '9') {
+      parts[part] = std::min(parts[part] * 10 + static_cast<unsigned>(c - '0'), 9999U);
+    } else {
+      break;
+    }
+  }
+  return parts[0] * 10000 + std::min(parts[1], 99U) * 100 + std::min(parts[2], 99U);
+}
+
+Server identify(Session& session, std::string socket, Account account, const Deadline& deadline) {
+  const std::vector<Session::Row> rows =
+      session.rows("SELECT @@version, @@version_comment, @@datadir, @@hostname, @@port", deadline);
+  if (rows.size() != 1 || rows[0].size() != 5) throw SessionError("the server does not say what it is", 0);
+  Server server;
+  server.socket = std::move(socket);
+  server.account = std::move(account);
+  server.version = rows[0][0];
+  server.version_number = version_number(server.version);
+  server.mariadb = mentions_mariadb(rows[0][0]) || mentions_mariadb(rows[0][1]);
+  server.data_directory = rows[0][2] + '\n' + rows[0][3] + '\n' + rows[0][4];
+  return server;
+}
+
+bool Table::transactional() const {
+  return is_one_of(engine, {"InnoDB", "ROCKSDB", "TokuDB"});
+}
+
+bool Table::pinnable() const {
+  // FEDERATED, CONNECT, SPIDER and the like may ask other machines.
+  return !broken && is_one_of(engine, {"InnoDB", "ROCKSDB", "TokuDB", "MyISAM", "Aria", "MEMORY", "CSV", "ARCHIVE"});
+}
+
+Catalogue read_catalogue(Session& session, const Deadline& deadline) {
+  static constexpr const char* own = " NOT IN ('information_schema', 'performance_schema', 'sys', 'mysql')";
+  Catalogue result;
+  for (Session::Row& row : session.rows(
+           std::string("SELECT schema_name FROM information_schema.schemata WHERE schema_name") + own, deadline)) {
+    // A directory that is no database, as lost+found.
+    if (!row.at(0).starts_with("#mysql50#")) result.databases.push_back(std::move(row[0]));
+  }
+  for (Session::Row& row :
+       session.rows(std::string("SELECT table_schema, table_name, engine FROM information_schema.tables "
+                                "WHERE table_type NOT LIKE '%VIEW' AND table_schema") +
+                        own,
+                    deadline))
+    result.tables.push_back({std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), false});
+  std::sort(result.databases.begin(), result.databases.end());
+  std::sort(result.tables.begin(), result.tables.end(),
+            [](const Table& a, const Table& b) { return std::tie(a.database, a.name) < std::tie(b.database, b.name); });
+  return result;
+}
+
+std::vector<Pin> pins(const std::vector<Table>& tables, std::string_view database) {
+  std::vector<Pin> result;
+  for (std::size_t i = 0; i < tables.size(); ++i) {
+    const Table& table = tables[i];
+    if (table.database != database || !table.pinnable()) continue;
+    if (result.empty() || result.back().tables == tables_a_pin) result.push_back({"DO ", i, i, 0});
+    Pin& pin = result.back();
+    pin.last = i;
+    if (pin.tables++ > 0) pin.statement += ',';
+    pin.statement +=
+        "(SELECT 1 FROM " + quote_identifier(table.database) + '.' + quote_identifier(table.name) + " LIMIT 0)";
+  }
+  return result;
+}
+
+Json read_position(Session& session, const Server& server, const Deadline& deadline) {
+  Json position = Json::object();
+  const bool renamed = !server.mariadb && server.version_number >= 80400;
+  const auto master = session.rows(renamed ? "SHOW BINARY LOG STATUS" : "SHOW MASTER STATUS", deadline);
+  if (!master.empty() && master[0].size() >= 2) {
+    position["binlog"] = master[0][0] + ':' + master[0][1];
+  } else {
+    const auto lsn = session.rows("SHOW GLOBAL STATUS LIKE 'Innodb_lsn_current'", deadline);
+    if (!lsn.empty() && lsn[0].size() == 2) position["innodb_lsn"] = lsn[0][1];
+  }
+  std::string gtid;
+  if (server.mariadb)
+    gtid = session.value("SELECT @@gtid_current_pos", deadline);
+  else if (server.version_number >= 50605)
+    gtid = session.value("SELECT @@global.gtid_executed", deadline);
+  if (!gtid.empty()) position["gtid"] = gtid;
+  return position;
+}
+
+std::size_t spare_connections(Session& session, const Deadline& deadline) {
+  const auto number = [](const std::string& text) {
+    return text.empty() ? std::size_t{0} : static_cast<std::size_t>(std::strtoull(text.c_str(), nullptr, 10));
+  };
+  const std::size_t most = number(session.value("SELECT @@max_connections", deadline));
+  const auto row = session.rows("SHOW GLOBAL STATUS LIKE 'Threads_connected'", deadline);
+  const std::size_t used = row.empty() || row[0].size() != 2 ? 0 : number(row[0][1]);
+  return std::max<std::size_t>(1, most > used ? (most - used) / 2 : 0);
+}
+
+std::uint64_t count_prepared_transactions(Session& session, const Deadline& deadline) {
+  return session.rows("XA RECOVER", deadline).size();
+}
+
+}  // namespace stillpoint::mysql

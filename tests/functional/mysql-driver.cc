@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// mysql-driver SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock]: see engine-driver.hh
+#include "agent/mysql-engine.hh"
+#include "tests/functional/engine-driver.hh"
+
+#include <iostream>
+#include <string>
+
+int main(int argc, char** argv) {
+  if (argc < 3) {
+    std::cerr << "usage: mysql-driver SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock]\n";
+    return 2;
+  }
+  const std::string mode = argc > 3 ? argv[3] : "";
+  stillpoint::AgentConfig config;
+  config.mysql.sockets = {argv[1]};
+  config.runtime_directory = argv[2];
+  config.hold_writers = mode != "no-barrier";
+  std::optional<stillpoint::mysql::BarrierKind> barrier;
+  if (mode == "read-lock") barrier = stillpoint::mysql::BarrierKind::read_lock;
+  stillpoint::Discovered found;
+  stillpoint::mysql::discover_mysql(config, barrier, stillpoint::Deadline(std::chrono::seconds(20)), found);
+  return stillpoint::test::drive_engine(std::move(found));
+}
