@@ -3,18 +3,25 @@
 
 #include "host/guest/domain.hh"
 
+#include <chrono>
+#include <cstdint>
 #include <filesystem>
-#include <optional>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace stillpoint {
+
+class JobDirectory;
+class ScratchWatch;
 
 /// How one disk takes part in a backup job.
 struct BackupDisk {
   std::string target;       ///< "vda"
   std::string base;         ///< name of the checkpoint whose changes are wanted; empty for the whole disk
   std::string full_reason;  ///< why it is not incremental; empty when it is
+  bool checkpoint = false;  ///< whether the new checkpoint covers it (qcow2)
 };
 
 struct BackupPlan {
@@ -22,19 +29,23 @@ struct BackupPlan {
   std::vector<BackupDisk> disks;
 };
 
-/// Decides disk by disk for `targets`, in their order. `base` is the checkpoint of the previous still point in the same
-/// repository (empty when there is none); a disk whose bitmap is lost, broken or was never there is read in full, and
-/// only that one. `known` are the targets that the previous still point has a map of. Disks that are not in `targets`
-/// do not take part.
-[[nodiscard]] BackupPlan plan_backup(const Domain& domain, const std::vector<std::string>& targets,
-                                     const std::string& new_checkpoint, const std::string& base,
+/// Decides disk by disk. `base` is the checkpoint of the previous still point in the same repository (empty when there
+/// is none); a disk whose bitmap is lost, broken or was never there is read in full, and only that one. `known` are the
+/// targets that the previous still point has a map of.
+[[nodiscard]] BackupPlan plan_backup(const Domain& domain, const std::string& new_checkpoint, const std::string& base,
                                      const std::vector<std::string>& known);
+
+/// Removes the checkpoints whose names begin with `prefix` ("stillpoint.<repository>."), but for `keep`: what failed
+/// still points left behind. Never touches others; what cannot be removed is logged. `prefix` is not empty.
+void remove_stale_checkpoints(const Domain& domain, std::string_view prefix, const std::string& keep);
 
 /// A pull-mode backup job: from its start the disks can be read over NBD as they were at the start. The scope ends it.
 class BackupJob {
  public:
   /// Starts it for all disks at once. `scratch` receives the old content of what the guest overwrites while the job
-  /// lasts, and the socket. Throws Locked when another job runs, CaptureError otherwise.
+  /// lasts, and the socket; QEMU's user must be able to search it. A job that a dead companion left behind is ended
+  /// first. Where a bitmap turns out to be broken only now, that disk is read in full: look at plan() afterwards.
+  /// Throws Locked when another job runs, CaptureError otherwise.
   BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch);
   BackupJob(const BackupJob&) = delete;
   BackupJob& operator=(const BackupJob&) = delete;
@@ -50,21 +61,27 @@ class BackupJob {
   [[nodiscard]] const BackupPlan& plan() const noexcept { return plan_; }
   [[nodiscard]] std::chrono::microseconds start_took() const noexcept { return start_took_; }
 
-  /// Throws CaptureError when the job is no longer there (the guest was shut off, the job was aborted): what was read
-  /// is worthless.
+  /// Throws CaptureError when the job is no longer there (the guest was shut off, the job was aborted, the scratch
+  /// space ran low): what was read is worthless.
   void check() const;
 
-  /// After the manifest is committed: ends the job, keeps the new checkpoint and removes every other one whose name
-  /// begins with `prefix`: the previous still point's, and what failed runs have left. Throws CaptureError when the job
-  /// had failed in between.
-  void keep_checkpoint(const std::string& prefix);
+  /// After the manifest is committed: ends the job, keeps the new checkpoint and removes `old` (may be empty) together
+  /// with what failed still points of the same repository left. Throws when the job had failed in between.
+  void keep_checkpoint(const std::string& old);
 
  private:
+  void begin();
+  [[nodiscard]] bool read_more_in_full(const std::string& message);
+  [[nodiscard]] bool do_without_checkpoint(const std::string& message);
+  void end() noexcept;
+
   Domain domain_;
   BackupPlan plan_;
-  std::filesystem::path directory_;
+  std::vector<std::string> all_targets_;
+  std::unique_ptr<JobDirectory> directory_;
   std::chrono::microseconds start_took_{0};
   bool running_ = false;
+  std::unique_ptr<ScratchWatch> watch_;
 };
 
 }  // namespace stillpoint

@@ -8,20 +8,18 @@
 
 namespace stillpoint {
 
+class Session;
+
 /// A connection to libvirt that notices when libvirtd dies or hangs: every call ends.
 class Connection {
  public:
   /// An empty URI is libvirt's default (LIBVIRT_DEFAULT_URI, else qemu:///system). Throws Unreachable.
   explicit Connection(const std::string& uri);
-  Connection(Connection&&) noexcept;
-  Connection& operator=(Connection&&) noexcept;
-  ~Connection();
 
   /// By name or UUID. Throws NotFound (naming what is there), Unreachable.
   [[nodiscard]] Domain domain(const std::string& name);
 
  private:
-  struct Session;
   std::shared_ptr<Session> session_;
 };
 

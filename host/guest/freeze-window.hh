@@ -7,25 +7,33 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 namespace stillpoint {
 
+class AgentResponseTimeout;
+class ThawGuard;
+
 /// Holds a guest frozen for its scope. Leaving the scope, by whatever way, thaws; a child of this process thaws when
-/// the process dies in between.
+/// the process dies in between. The program's main() must know thaw_guard_verb (thaw-guard.hh).
 class FrozenGuest {
  public:
   /// Freezes within protocol::host_deadline. Throws QuiesceError with the guest thawed (after a time-out the state is
-  /// unknown: it thaws, asks, then judges), Unreachable when libvirt is gone.
+  /// unknown: it thaws, asks, then judges), Unreachable when libvirt is gone. Where even the thaw fails, the child is
+  /// left to keep trying, and the error says so.
   explicit FrozenGuest(const Domain& domain);
   FrozenGuest(const FrozenGuest&) = delete;
   FrozenGuest& operator=(const FrozenGuest&) = delete;
   ~FrozenGuest();
 
-  /// Throws QuiesceError when the guest cannot be thawed or had been thawed by somebody else.
+  /// Throws QuiesceError when the guest cannot be thawed. Afterwards compare thawed() with frozen(): fewer mean that
+  /// somebody or something else thawed in between, and what was captured in the window is of grade crash.
   void thaw();
 
+  /// File systems that the guest says it froze, at least one.
   [[nodiscard]] std::uint64_t frozen() const noexcept { return frozen_; }
-  /// Known after thaw().
+  /// File systems that our thaw found frozen. Known after thaw(); 0 as well when thaw() had to try again and an earlier
+  /// try's answer is lost, or when the guard acted first.
   [[nodiscard]] std::uint64_t thawed() const noexcept { return thawed_; }
   [[nodiscard]] std::chrono::microseconds freeze_took() const noexcept { return freeze_took_; }
   [[nodiscard]] std::chrono::microseconds thaw_took() const noexcept { return thaw_took_; }
@@ -33,8 +41,11 @@ class FrozenGuest {
   [[nodiscard]] std::chrono::microseconds window() const noexcept { return window_; }
 
  private:
-  class ThawGuard;
+  void freeze();
+  [[noreturn]] void give_up_freezing(const std::string& reason, bool libvirt_lost);
+
   Domain domain_;
+  std::unique_ptr<AgentResponseTimeout> limit_;
   std::unique_ptr<ThawGuard> guard_;
   SteadyClock::time_point begun_;
   std::uint64_t frozen_ = 0;

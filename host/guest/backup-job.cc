@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/guest/backup-job.hh"
+
+#include "common/clock.hh"
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "host/guest/backup-xml.hh"
+#include "host/guest/bounded-call.hh"
+#include "host/guest/checkpoint.hh"
+#include "host/guest/domain-xml.hh"
+#include "host/guest/job-directory.hh"
+#include "host/guest/scratch-watch.hh"
+#include "host/guest/session.hh"
+#include "host/guest/virt-error.hh"
+
+#include <fmt/format.h>
+#include <libvirt/virterror.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <thread>
+
+namespace stillpoint {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+/// The guest is frozen meanwhile: longer than this is a failure, shorter than protocol::guest_deadline.
+constexpr std::chrono::milliseconds begin_limit = 15s;
+constexpr std::chrono::milliseconds end_limit = 15s;
+
+/// The NBD socket of the job that runs now; nullopt when none does. Throws Unreachable, Locked, CaptureError.
+std::optional<std::string> running_job_socket(const Domain& domain) {
+  const std::shared_ptr<virDomain> target = domain.state()->reach();
+  const CPtr<char, std::free> xml(virDomainBackupGetXMLDesc(target.get(), 0));
+  if (!xml) {
+    const VirtFault fault = last_virt_fault();
+    if (fault.code == VIR_ERR_NO_DOMAIN_BACKUP || fault.code == VIR_ERR_OPERATION_INVALID) return std::nullopt;
+    throw_virt<CaptureError>(fmt::format("cannot look at the backup job of {}", domain.name()), fault);
+  }
+  return parse_backup_socket(xml.get());
+}
+
+/// Ends the job with this socket and waits until it is over. False when it is still there at the end.
+bool end_job(const Domain& domain, const std::string& socket) {
+  const Deadline deadline(end_limit);
+  bool asked = false;
+  while (running_job_socket(domain) == socket) {
+    if (deadline.passed()) return false;
+    const std::shared_ptr<virDomain> target = domain.state()->reach();
+    // Refused while the job is still beginning: ask again.
+    if (!asked) asked = virDomainAbortJob(target.get()) == 0;
+    std::this_thread::sleep_for(10ms);
+  }
+  return true;
+}
+
+/// Ends the job that a companion which has died left behind. False when the running job is somebody else's.
+bool end_abandoned_job(const Domain& domain) {
+  const std::optional<std::string> socket = running_job_socket(domain);
+  if (!socket) return true;  // it has ended by itself
+  const std::filesystem::path directory = JobDirectory::abandoned(*socket);
+  if (directory.empty()) return false;
+  log_warning("{} still has the backup job of a run that died: ending it", domain.name());
+  if (!end_job(domain, *socket)) return false;
+  std::error_code ignored;
+  std::filesystem::remove_all(directory, ignored);
+  return true;
+}
+
+/// One attempt. No fault's code is 0.
+VirtFault try_to_begin(const Domain& domain, const std::string& backup, const std::string& checkpoint) {
+  const auto fault = bounded_call(Deadline(begin_limit), [domain, backup, checkpoint]() -> VirtFault {
+    const std::shared_ptr<virDomain> target = domain.state()->reach();
+    if (virDomainBackupBegin(target.get(), backup.c_str(), checkpoint.empty() ? nullptr : checkpoint.c_str(), 0) == 0)
+      return {};
+    return last_virt_fault();
+  });
+  if (!fault) throw CaptureError(fmt::format("libvirt does not begin the backup job of {} in time", domain.name()));
+  return *fault;
+}
+
+bool is_about_other_job(const VirtFault& fault) {
+  return fault.busy() || (fault.code == VIR_ERR_OPERATION_INVALID && fault.message.find("job") != std::string::npos);
+}
+
+bool is_about_bitmaps(const VirtFault& fault) {
+  return fault.code == VIR_ERR_CHECKPOINT_INCONSISTENT || fault.code == VIR_ERR_NO_DOMAIN_CHECKPOINT ||
+         fault.message.find("bitmap") != std::string::npos || fault.message.find("checkpoint") != std::string::npos;
+}
+
+}  // namespace
+
+BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch)
+    : domain_(domain), plan_(std::move(plan)) {
+  if (plan_.disks.empty()) throw CaptureError(fmt::format("{} has no disk to back up", domain_.name()));
+  const DomainDefinition definition = parse_domain_xml(domain_.xml(), true);
+  for (const DomainDisk& disk : definition.disks)
+    all_targets_.push_back(disk.target);
+  for (const SkippedDisk& disk : definition.skipped)
+    all_targets_.push_back(disk.target);
+  for (const BackupDisk& disk : plan_.disks)
+    if (std::find(all_targets_.begin(), all_targets_.end(), disk.target) == all_targets_.end())
+      throw CaptureError(fmt::format("{} has no disk {} any more", domain_.name(), disk.target), "try again");
+  directory_ = std::make_unique<JobDirectory>(scratch, definition.owner);
+  const Space space = space_of(directory_->path());
+  if (space.free < 2 * scratch_floor(space.size))
+    throw CaptureError(fmt::format("only {} MiB are free in scratch directory {}", space.free >> 20, scratch.native()),
+                       "what the guest overwrites during the backup is kept there: make room or choose another");
+  const auto begun = SteadyClock::now();
+  try {
+    begin();
+  } catch (...) {
+    end();
+    throw;
+  }
+  start_took_ = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
+  running_ = true;
+  watch_ = std::make_unique<ScratchWatch>(domain_, directory_->path());
+}
+
+void BackupJob::begin() {
+  bool ended_abandoned = false;
+  while (true) {
+    const std::string checkpoint = plan_.checkpoint.empty() ? std::string() : checkpoint_xml(plan_, all_targets_);
+    const VirtFault fault = try_to_begin(domain_, backup_xml(plan_, directory_->path(), all_targets_), checkpoint);
+    if (fault.code == 0) return;
+    const std::string what = fmt::format("cannot begin the backup job of {}", domain_.name());
+    if (is_about_other_job(fault)) {
+      if (std::exchange(ended_abandoned, true) || !end_abandoned_job(domain_))
+        throw Locked(virt_message(what, fault),
+                     "another program backs it up, or did not end its job: virsh domjobinfo");
+    } else if (!is_about_bitmaps(fault) ||
+               (!read_more_in_full(fault.message) && !do_without_checkpoint(fault.message))) {
+      throw_virt<CaptureError>(what, fault);
+    }
+  }
+}
+
+/// The disk that libvirt complains about, or all of them where it names none, without their base. False when no disk
+/// had one.
+bool BackupJob::read_more_in_full(const std::string& message) {
+  const std::string blamed = blamed_disk(message, plan_);
+  bool changed = false;
+  for (BackupDisk& disk : plan_.disks) {
+    if (disk.base.empty() || (!blamed.empty() && disk.target != blamed)) continue;
+    disk.base.clear();
+    disk.full_reason = message;
+    changed = true;
+    log_warning("disk {} of {} is read in full: {}", disk.target, domain_.name(), message);
+  }
+  return changed;
+}
+
+/// A still point without a checkpoint is a good one: the next is a full read. False when there was none.
+bool BackupJob::do_without_checkpoint(const std::string& message) {
+  if (plan_.checkpoint.empty()) return false;
+  log_warning("{} gets no checkpoint, the next still point reads its disks in full: {}", domain_.name(), message);
+  plan_.checkpoint.clear();
+  for (BackupDisk& disk : plan_.disks)
+    disk.checkpoint = false;
+  return true;
+}
+
+BackupJob::~BackupJob() {
+  if (running_) end();
+}
+
+void BackupJob::end() noexcept {
+  try {
+    watch_.reset();
+    running_ = false;
+    if (!end_job(domain_, directory_->socket()))
+      log_error("the backup job of {} does not end: virsh domjobabort {}", domain_.name(), domain_.name());
+    if (!plan_.checkpoint.empty()) remove_checkpoint(domain_, plan_.checkpoint);
+  } catch (const std::exception& error) {
+    log_error("the backup job of {} may be left behind: {}", domain_.name(), error.what());
+  }
+}
+
+BackupJob::Export BackupJob::export_of(const std::string& target) const {
+  const auto disk =
+      std::find_if(plan_.disks.begin(), plan_.disks.end(), [&](const BackupDisk& it) { return it.target == target; });
+  if (disk == plan_.disks.end()) throw NotFound(fmt::format("the backup job has no disk {}", target));
+  return {directory_->socket(), target,
+          disk->base.empty() ? std::string() : "qemu:dirty-bitmap:" + export_bitmap(target)};
+}
+
+void BackupJob::check() const {
+  if (const std::string verdict = watch_ ? watch_->verdict() : std::string(); !verdict.empty())
+    throw CaptureError(verdict, "make room there or choose another scratch directory, then try again");
+  if (running_job_socket(domain_) != directory_->socket())
+    throw CaptureError(fmt::format("the backup job of {} has ended before its disks were read", domain_.name()),
+                       "the domain was shut off, or the job was aborted: try again");
+}
+
+void BackupJob::keep_checkpoint(const std::string& old) {
+  check();
+  watch_.reset();
+  running_ = false;
+  if (!end_job(domain_, directory_->socket()))
+    log_error("the backup job of {} does not end: virsh domjobabort {}", domain_.name(), domain_.name());
+  if (!old.empty() && old != plan_.checkpoint) remove_checkpoint(domain_, old);
+  // "stillpoint.<repository>.<still point>": what stands before the last dot is this repository's alone.
+  if (const std::size_t dot = plan_.checkpoint.rfind('.'); dot != std::string::npos && dot > 0)
+    remove_stale_checkpoints(domain_, std::string_view(plan_.checkpoint).substr(0, dot + 1), plan_.checkpoint);
+}
+
+}  // namespace stillpoint

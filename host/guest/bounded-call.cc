@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/guest/bounded-call.hh"
+
+#include "host/guest/signal-mask.hh"
+
+#include <thread>
+
+namespace stillpoint {
+
+void run_detached(std::packaged_task<void()> task) {
+  const AllSignalsBlocked blocked;
+  std::thread(std::move(task)).detach();
+}
+
+}  // namespace stillpoint

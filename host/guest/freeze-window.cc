@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/guest/freeze-window.hh"
+
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "common/protocol.hh"
+#include "host/guest/agent-command.hh"
+#include "host/guest/bounded-call.hh"
+#include "host/guest/session.hh"
+#include "host/guest/thaw-guard.hh"
+#include "host/guest/thaw.hh"
+#include "host/guest/virt-error.hh"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace stillpoint {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+/// libvirt first asks qemu-ga for a sign of life, for up to 5 s; what is left is for the command itself.
+constexpr std::chrono::seconds answer_limit =
+    std::chrono::duration_cast<std::chrono::seconds>(protocol::host_deadline) - 5s;
+/// The guard acts after this process had its chance to thaw by itself.
+constexpr std::chrono::seconds guard_limit =
+    std::chrono::duration_cast<std::chrono::seconds>(protocol::host_deadline) + 5s;
+
+std::chrono::microseconds since(SteadyClock::time_point begun) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
+}
+
+struct FreezeAnswer {
+  int count = -1;
+  VirtFault fault;
+};
+
+}  // namespace
+
+FrozenGuest::FrozenGuest(const Domain& domain) : domain_(domain) {
+  if (!domain_.running())
+    throw QuiesceError(fmt::format("{} does not run: there is nothing to freeze", domain_.name()));
+  if (guest_says_frozen(domain_, agent_ping_limit))
+    throw QuiesceError(fmt::format("{} is already frozen, by another program or an earlier crash", domain_.name()),
+                       fmt::format("thaw it: virsh domfsthaw {}", domain_.name()));
+  guard_ = std::make_unique<ThawGuard>(domain_, guard_limit);
+  limit_ = std::make_unique<AgentResponseTimeout>(domain_.state()->reach(), answer_limit);
+  freeze();
+}
+
+void FrozenGuest::freeze() {
+  begun_ = SteadyClock::now();
+  const auto answer = bounded_call(Deadline(protocol::host_deadline), [domain = domain_] {
+    const std::shared_ptr<virDomain> target = domain.state()->reach();
+    FreezeAnswer given;
+    given.count = virDomainFSFreeze(target.get(), nullptr, 0, 0);
+    if (given.count < 0) given.fault = last_virt_fault();
+    return given;
+  });
+  freeze_took_ = since(begun_);
+  if (!answer) give_up_freezing("the freeze call does not return", false);
+  if (answer->count < 0) give_up_freezing(answer->fault.message, answer->fault.connection_lost());
+  if (answer->count == 0) give_up_freezing("the guest froze no file system", false);
+  frozen_ = static_cast<std::uint64_t>(answer->count);
+  held_ = true;
+}
+
+void FrozenGuest::give_up_freezing(const std::string& reason, bool libvirt_lost) {
+  const ThawOutcome outcome = thaw_until_sure(domain_, Deadline(protocol::host_deadline));
+  if (outcome.thawed) guard_->disarm();
+  guard_.reset();
+  limit_.reset();
+  std::string message = fmt::format("{} could not be frozen: {}", domain_.name(), reason);
+  if (!outcome.thawed)
+    throw QuiesceError(fmt::format("{}; whether it is thawed is not known ({})", message, outcome.reason),
+                       fmt::format("a process keeps trying to thaw it; look with virsh domfsthaw {}", domain_.name()));
+  if (libvirt_lost) throw Unreachable(message, "look whether libvirtd runs and answers: virsh list");
+  throw QuiesceError(message, "the guest is thawed; its journal says more: journalctl -u qemu-guest-agent");
+}
+
+FrozenGuest::~FrozenGuest() {
+  if (!held_) return;
+  try {
+    thaw();
+  } catch (const std::exception& error) {
+    log_error("{}", error.what());
+  }
+}
+
+void FrozenGuest::thaw() {
+  if (!std::exchange(held_, false)) return;
+  const auto thaw_begun = SteadyClock::now();
+  ThawOutcome outcome;
+  try {
+    outcome.count = thaw_once(domain_, Deadline(protocol::host_deadline));
+    outcome.thawed = true;
+  } catch (const Error& error) {
+    log_warning("{}; trying again", error.what());
+    outcome = thaw_until_sure(domain_, Deadline(protocol::host_deadline));
+  }
+  thaw_took_ = since(thaw_begun);
+  window_ = since(begun_);
+  thawed_ = outcome.count;
+  if (outcome.thawed && !guard_->disarm())
+    log_warning("the window was so long that the guard thawed {} first", domain_.name());
+  guard_.reset();
+  limit_.reset();
+  if (!outcome.thawed)
+    throw QuiesceError(fmt::format("{} cannot be thawed: {}", domain_.name(), outcome.reason),
+                       fmt::format("a process keeps trying; help it: virsh domfsthaw {}", domain_.name()));
+}
+
+}  // namespace stillpoint

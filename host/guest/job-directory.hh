@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/file.hh"
+#include "host/guest/domain-xml.hh"
+
+#include <filesystem>
+#include <optional>
+
+namespace stillpoint {
+
+/// What a backup job needs on the host: its NBD socket and scratch files, in a directory of their own that QEMU's user
+/// owns. A lock file in it tells whether the companion that made it lives.
+class JobDirectory {
+ public:
+  /// Makes one below `scratch`. Throws CaptureError.
+  JobDirectory(const std::filesystem::path& scratch, const std::optional<UserAndGroup>& owner);
+  JobDirectory(const JobDirectory&) = delete;
+  JobDirectory& operator=(const JobDirectory&) = delete;
+  ~JobDirectory();
+
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  [[nodiscard]] std::filesystem::path socket() const { return path_ / "nbd.sock"; }
+
+  /// The directory of the job whose socket this is, when one of ours made it and has died; empty otherwise.
+  [[nodiscard]] static std::filesystem::path abandoned(const std::filesystem::path& socket);
+
+ private:
+  std::filesystem::path path_;
+  UniqueFd lock_;
+};
+
+}  // namespace stillpoint
