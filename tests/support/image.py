@@ -39,20 +39,39 @@ def dependencies(deb):
     return [re.match(r"[a-z0-9.+-]+", part.strip())[0] for part in field.split(",") if part.strip()]
 
 
+def in_root(root, script, timeout):
+    """Runs a shell script in the unpacked image, with /proc and /dev, in namespaces that end with it."""
+    outer = 'mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount -t tmpfs run "$1/run" && exec chroot "$1" sh -ec "$2"'
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    run(namespaces + ["sh", "-ec", outer, "in-root", root, script], timeout, env=environment)
+
+
 def install_agent(root, deb):
     """As for a base image: apt in the image. Nothing is started, the package's own scripts enable what runs."""
     shutil.copy2(deb, root / "var/tmp/agent.deb")
-    script = (
-        'mount --bind /proc "$1/proc" && mount --rbind /dev "$1/dev" && exec chroot "$1" '
-        "apt-get install -y -q --no-download --no-install-recommends -o Dpkg::Use-Pty=0 /var/tmp/agent.deb"
-    )
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
     policy.chmod(0o755)
-    run(["unshare", "-m", "sh", "-ec", script, "install-agent", root], 300, env=environment)
+    in_root(root, "apt-get install -y -q --no-download --no-install-recommends /var/tmp/agent.deb", 300)
     policy.unlink()
     (root / "var/tmp/agent.deb").unlink()
+
+
+def fill_databases(root):
+    """Creates the databases of the write load while the processor is still a real one."""
+    in_root(
+        root,
+        "install -d -o postgres -g postgres /run/postgresql; install -d -o mysql -g mysql /run/mysqld\n"
+        "pg_ctlcluster 15 main start\n"
+        "/usr/local/lib/stillpoint-test/load-postgresql setup\n"
+        "pg_ctlcluster 15 main stop\n"
+        "mariadbd --user=mysql & server=$!\n"
+        "for try in $(seq 100); do mariadb-admin --silent ping 2>/dev/null && break; sleep 0.2; done\n"
+        "/usr/local/lib/stillpoint-test/load-mariadb setup\n"
+        "mariadb-admin shutdown; wait $server",
+        120,
+    )
 
 
 def configure(root, identity):
@@ -172,6 +191,7 @@ def guest_image(agent_deb=None):
         if agent_deb:
             install_agent(root, agent_deb)
         configure(root, identity)
+        fill_databases(root)
         postgresql = directory / "postgresql"
         (root / "var/lib/postgresql").rename(postgresql)
         (root / "var/lib/postgresql").mkdir()
