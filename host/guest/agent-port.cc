@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/guest/agent-port.hh"
+
+#include "common/deleter.hh"
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "common/protocol.hh"
+#include "host/guest/bounded-call.hh"
+#include "host/guest/domain-xml.hh"
+#include "host/guest/session.hh"
+#include "host/guest/virt-error.hh"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace stillpoint {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::chrono::milliseconds unplug_limit = 15s;
+
+std::string channel_xml() {
+  return fmt::format("<channel type='unix'><target type='virtio' name='{}'/></channel>", protocol::port_name);
+}
+
+bool has_port(const std::string& xml, bool running) {
+  const std::vector<DomainChannel> channels = parse_domain_xml(xml, running).channels;
+  return std::any_of(channels.begin(), channels.end(),
+                     [](const DomainChannel& channel) { return channel.name == protocol::port_name; });
+}
+
+bool is_defined(virDomainPtr domain) {
+  if (virDomainIsPersistent(domain) != 1) return true;  // its live definition is the only one
+  const CPtr<char, std::free> xml(virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE));
+  return !xml || has_port(xml.get(), false);
+}
+
+}  // namespace
+
+AgentPort::AgentPort(const Domain& domain, const Deadline& deadline) : domain_(domain) {
+  if (!domain_.running()) throw Unreachable(fmt::format("{} does not run", domain_.name()));
+  if (!has_port(domain_.xml(), true))
+    plug_in(deadline);
+  else
+    plugged_in_ = !is_defined(domain_.state()->reach().get());
+}
+
+void AgentPort::plug_in(const Deadline& deadline) {
+  const std::string what = fmt::format("cannot plug the agent's port into {}", domain_.name());
+  const auto done = bounded_call(deadline, [domain = domain_, what] {
+    const std::shared_ptr<virDomain> target = domain.state()->reach();
+    if (virDomainAttachDeviceFlags(target.get(), channel_xml().c_str(), VIR_DOMAIN_AFFECT_LIVE) < 0)
+      throw_virt<Unreachable>(what);
+    return true;
+  });
+  if (!done) throw Unreachable(what + ": libvirt does not answer in time");
+  plugged_in_ = true;
+}
+
+AgentPort::~AgentPort() {
+  if (!plugged_in_) return;
+  try {
+    const auto done = bounded_call(Deadline(unplug_limit), [domain = domain_] {
+      const std::shared_ptr<virDomain> target = domain.state()->reach();
+      if (virDomainDetachDeviceFlags(target.get(), channel_xml().c_str(), VIR_DOMAIN_AFFECT_LIVE) < 0)
+        throw_virt<Unreachable>("libvirt refuses");
+      return true;
+    });
+    if (!done) throw Unreachable("libvirt does not answer in time");
+  } catch (const std::exception& error) {
+    log_warning("the agent's port stays plugged into {}: {}", domain_.name(), error.what());
+  }
+}
+
+}  // namespace stillpoint
