@@ -36,7 +36,7 @@ BarrierKind best_barrier(const Server& server) {
 template <typename Take>
 void Barrier::attempt(const Deadline& deadline, const Take& take) {
   for (;;) {
-    ++attempts_;
+    if (!held_) ++attempts_;  // not the second half of one
     try {
       return take();
     } catch (const SessionError& error) {
