@@ -215,13 +215,13 @@ void back_up_running(Run& run, const Domain& domain) {
 
   const std::string prefix = fmt::format("stillpoint.{}.", run.repository.id().substr(0, 8));
   const std::string base = run.parent && !run.request.full ? run.parent->checkpoint : std::string();
-  std::vector<std::string> targets;
   std::vector<std::string> known;
-  for (const DomainDisk& disk : disks) {
-    targets.push_back(disk.target);
+  for (const DomainDisk& disk : disks)
     if (record_of(run.parent, disk.target) != nullptr) known.push_back(disk.target);
-  }
-  const BackupPlan plan = plan_backup(domain, targets, prefix + manifest.id, base, known);
+  BackupPlan plan = plan_backup(domain, prefix + manifest.id, base, known);
+  std::erase_if(plan.disks, [&](const BackupDisk& d) { return !wanted(run.request, d.target); });
+  if (std::none_of(plan.disks.begin(), plan.disks.end(), [](const BackupDisk& d) { return d.checkpoint; }))
+    plan.checkpoint.clear();
   const std::vector<GuestFileSystem> mounted =
       run.evidence.guest_agent_fault.empty() ? domain.guest_file_systems() : std::vector<GuestFileSystem>();
 
@@ -253,7 +253,7 @@ void back_up_running(Run& run, const Domain& domain) {
 
   // The still point is safe from here on: what fails now costs the next backup time, not this one its success.
   try {
-    job->keep_checkpoint(prefix);
+    job->keep_checkpoint(run.parent ? run.parent->checkpoint : std::string());
   } catch (const Error& e) {
     log_warning("the next backup of {} will read disks in full: {}", domain.name(), e.what());
   }

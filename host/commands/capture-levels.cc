@@ -164,15 +164,17 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
   // One disk after the other: trees share the target's directory, and the disks' own readers keep the machine busy.
   tasks.run([&disks, &mounted, parent, repository, &trees, &progress, &records](const std::stop_token& stop) {
     for (const DiskSource& source : disks) {
-      TreeRecord unreadable{.disk = source.target, .file_system = source.target};
+      TreeRecord unreadable;
+      unreadable.disk = unreadable.file_system = source.target;
       try {
         NbdDisk disk = source.open();
         FileSystemReader reader(disk);
         for (const FileSystem& file_system : reader.file_systems()) {
           if (!holds_files(file_system)) continue;
-          TreeRecord record{.disk = source.target,
-                            .file_system = file_system_name(source.target, file_system.partition),
-                            .mount_point = mount_point_of(mounted, source.target, file_system.partition)};
+          TreeRecord record;
+          record.disk = source.target;
+          record.file_system = file_system_name(source.target, file_system.partition);
+          record.mount_point = mount_point_of(mounted, source.target, file_system.partition);
           const auto line = progress.line("tree " + record.file_system);
           const auto previous = previous_tree(parent, repository, record);
           capture_one_tree(reader, disk, file_system, previous, trees, *line, stop, record);
@@ -192,7 +194,7 @@ void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent,
   std::set<std::string> distinct;
   for (const DatabaseReport& database : report.databases)
     if (!database.dump.empty() && database.exactness != Exactness::failed && distinct.insert(database.dump).second)
-      records.push_back({.name = database.dump, .failure = "the channel closed before it was complete"});
+      records.push_back({database.dump, {}, 0, "the channel closed before it was complete"});
   tasks.run([&repository, &agent, id = report.id, &progress, &records](const std::stop_token& stop) {
     std::vector<std::string> names;
     for (const DumpRecord& record : records)
