@@ -71,7 +71,9 @@ class Guest:
         self.directory = directory
         self.disks = disks
         directory.mkdir(parents=True, exist_ok=True)
-        port = "<channel type='unix'><target type='virtio' name='org.stillpoint.agent.0'/></channel>"
+        self.agent_socket = directory / "agent.sock"  # of the predefined channel
+        port = f"""<channel type='unix'><source mode='bind' path='{self.agent_socket}'/>
+      <target type='virtio' name='org.stillpoint.agent.0'/></channel>"""
         self.xml = DOMAIN.format(
             type=type_, name=name, kernel=image.kernel, initrd=image.initrd, cmdline=cmdline, directory=directory,
             cpu=CPU[type_], channel=port if channel else "",

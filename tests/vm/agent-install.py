@@ -1,0 +1,143 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A guest that got its agent by installing our package, as a base image would; nothing in it is started by hand.
+
+The channel is spoken by the test itself here, so that the agent is tested without the companion.
+"""
+
+import json
+import pathlib
+import secrets
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.agent import AgentChannel
+from support.guest import Guest, fresh_disks
+from support.image import build_packages, guest_image
+from support.libvirtd import Libvirtd, domain_type, skip_unless_possible
+from support.load import counts, start_load
+from support.scratch import scratch_directory, unwind_on_signals, wait_until
+
+HOOK = "/usr/lib/stillpoint/fsfreeze-hook"
+REPORT = "/var/lib/stillpoint/report.json"
+DATABASES = {("postgresql", "shop"), ("postgresql", "ledger"), ("mariadb", "forum"), ("mariadb", "stock")}
+
+
+class AgentInstall(unittest.TestCase):
+    """One guest for all; the methods run in the order of their names."""
+
+    guest = None
+    libvirtd = None
+
+    def virsh(self, *arguments, check=True):
+        return self.libvirtd.virsh(*arguments, self.guest.name, check=check)
+
+    def report(self):
+        return json.loads(self.guest.read_file(REPORT))
+
+    def attested(self, report):
+        """{(engine, database): record}"""
+        return {(record["engine"], record["database"]): record for record in report["databases"]}
+
+    def freeze_and_thaw(self):
+        self.virsh("domfsfreeze")
+        time.sleep(0.3)
+        self.virsh("domfsthaw")
+
+    def test_1_boots_with_everything_running(self):
+        self.assertEqual(self.guest.sh("cat /proc/1/comm").strip(), "systemd")
+        for unit in ("stillpoint-agent", "qemu-guest-agent"):
+            self.assertEqual(self.guest.sh(f"systemctl is-active {unit}", check=False).strip(), "active", unit)
+        self.assertEqual(self.guest.sh("systemctl is-enabled stillpoint-agent").strip(), "enabled")
+        command = self.guest.sh("tr '\\0' ' ' </proc/$(pidof qemu-ga)/cmdline")
+        self.assertIn("-F" + HOOK, command)
+        self.assertEqual(self.guest.sh("dpkg --audit; dpkg --verify stillpoint-agent").strip(), "")
+
+    def test_2_a_freeze_by_anybody_quiesces_under_load(self):
+        start_load(self.guest)
+        before = counts(self.guest)
+        self.freeze_and_thaw()
+        report = self.report()
+        self.assertTrue(report["quiesced"], report)
+        self.assertEqual(DATABASES - set(self.attested(report)), set())
+        wait_until(
+            lambda: all(counts(self.guest)[engine] > before[engine] + 5 for engine in before), 60, "writers go on"
+        )
+
+    def test_3_a_prepared_freeze_opens_exact_dumps(self):
+        still_point = secrets.token_hex(16)
+        with AgentChannel(self.guest.agent_socket) as agent:
+            prepared = agent.ask("prepare", "prepared", id=still_point, deadline_ms=60000)
+            self.assertEqual([entry for entry in prepared["databases"] if not entry["ready"]], [])
+            self.freeze_and_thaw()
+            report = agent.ask("report", "report", id=still_point)["report"]
+            self.assertTrue(report["quiesced"], report)
+            attested = self.attested(report)
+            for key in DATABASES:
+                self.assertEqual(attested[key]["exactness"], "exact", attested[key])
+            flagged = {entry["name"] for entry in attested["mariadb", "legacy"]["not_covered"]}
+            self.assertEqual(flagged, {"`legacy`.`counters`", "`legacy`.`hits`"})
+            self.assertEqual(self.report()["id"], still_point)
+            names = [attested[key]["dump"] for key in sorted(DATABASES)]
+            for name, dump in agent.dumps(still_point, names).items():
+                self.assertIn(b"Dump completed" if name.startswith("mariadb") else b"dump complete", dump[-200:], name)
+            agent.ask("finish", "finished", id=still_point)
+
+    def test_4_no_agent_no_freeze(self):
+        self.guest.sh("systemctl stop stillpoint-agent")
+        done = self.virsh("domfsfreeze", check=False)
+        self.assertNotEqual(done.returncode, 0, "a freeze succeeded although the databases were not quiesced")
+        self.guest.sh("echo thawed >/srv/written && rm /srv/written && sync", 30)
+        self.guest.sh("systemctl start stillpoint-agent")
+        self.freeze_and_thaw()
+        self.assertTrue(self.report()["quiesced"])
+
+    def test_5_a_killed_agent_comes_back(self):
+        self.guest.sh("kill -KILL $(systemctl show -P MainPID stillpoint-agent)")
+        wait_until(
+            lambda: self.guest.sh("systemctl is-active stillpoint-agent", check=False).strip() == "active", 30, "restart"
+        )
+        self.freeze_and_thaw()
+
+    def test_6_nobody_thaws_so_the_guest_does(self):
+        # qemu-ga goes on saying "frozen" and refuses to run anything, so a writer that waits inside tells by the console.
+        self.guest.sh("systemd-run -q sh -c 'sleep 4; touch /srv/written; echo written >/dev/ttyS0'")
+        self.virsh("domfsfreeze")
+        time.sleep(6)
+        self.assertNotIn("written", self.guest.console(), "the guest was not frozen")
+        wait_until(lambda: "written" in self.guest.console(), 60, "the watchdog's thaw", 0.5)
+        self.virsh("domfsthaw", check=False)
+        before = counts(self.guest)
+        wait_until(lambda: all(counts(self.guest)[name] > before[name] for name in before), 60, "writers go on")
+        self.freeze_and_thaw()
+
+    def test_7_removing_the_package_gives_qemu_ga_its_old_command_back(self):
+        self.guest.sh("systemd-run -q --wait -E DEBIAN_FRONTEND=noninteractive apt-get purge -y -q stillpoint-agent", 300)
+        self.guest.wait_agent()
+        self.assertNotIn(HOOK, self.guest.sh("tr '\\0' ' ' </proc/$(pidof qemu-ga)/cmdline"))
+        self.assertEqual(self.guest.sh("ls -d /etc/stillpoint /var/lib/stillpoint 2>/dev/null", check=False), "")
+        self.virsh("domfsfreeze")
+        self.virsh("domfsthaw")
+
+
+def main():
+    unwind_on_signals()
+    skip_unless_possible()
+    image = guest_image(build_packages()["stillpoint-agent"])
+    kind = domain_type(image)
+    with scratch_directory() as scratch, Libvirtd(scratch / "libvirtd") as libvirtd:
+        disks = fresh_disks(image, scratch / "disks")
+        with Guest(libvirtd, image, "web1", disks, kind, scratch / "web1", channel=True) as guest:
+            guest.wait_agent()
+            guest.wait_databases()
+            AgentInstall.guest = guest
+            AgentInstall.libvirtd = libvirtd
+            result = unittest.main(argv=sys.argv, exit=False, failfast=True, verbosity=2).result
+            if not result.wasSuccessful():
+                print(guest.sh("journalctl -b --no-pager -u stillpoint-agent -u qemu-guest-agent | tail -n 60", check=False))
+    sys.exit(0 if result.wasSuccessful() else 1)
+
+
+main()
