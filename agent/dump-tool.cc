@@ -88,7 +88,8 @@ UniqueFd above_standard(UniqueFd fd) {
 }  // namespace
 
 RunningDump run_dump_tool(const DumpTool& tool) {
-  std::vector<std::string> arguments{tool.program.filename().string()};
+  // The whole path: pg_dumpall looks for pg_dump beside what it was called as.
+  std::vector<std::string> arguments{tool.program.string()};
   arguments.insert(arguments.end(), tool.arguments.begin(), tool.arguments.end());
   std::vector<std::string> environment = tool.environment;
   const std::vector<char*> argument_pointers = pointers(arguments);

@@ -18,6 +18,7 @@ namespace stillpoint {
 class RunningDump {
  public:
   /// Owns both; `pid` leads a process group of its own. `errors` is a pipe (or file) with the tool's standard error.
+  /// `pid` 0: the tool has ended with success, `output` holds all that it wrote.
   RunningDump(pid_t pid, UniqueFd output, UniqueFd errors) noexcept;
   RunningDump(RunningDump&&) noexcept;
   RunningDump& operator=(RunningDump&&) noexcept;

@@ -113,7 +113,8 @@ RunningDump::~RunningDump() {
 }
 
 std::string RunningDump::finish(const Deadline& deadline) {
-  if (pid_ <= 0) return "the dump tool does not run any more";
+  if (pid_ == 0) return {};  // over and successful before it was handed out
+  if (pid_ < 0) return "the dump tool does not run any more";
   const pid_t pid = std::exchange(pid_, -1);
   std::string tail;
   if (!wait_for_end(pid, errors_.get(), &tail, deadline)) {

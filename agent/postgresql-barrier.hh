@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "agent/postgresql-database.hh"
+#include "common/clock.hh"
+
+#include <chrono>
+#include <span>
+
+/// Holding the writers of all databases of one cluster.
+namespace stillpoint::postgresql {
+
+struct BarrierOptions {
+  bool hold_writers = true;
+  /// The cluster recovers for ever: it has no writers to hold, and no lock would be granted.
+  bool standby = false;
+  /// The shortest time after which an application's own deadlock check may strike it: attempts stay below.
+  std::chrono::milliseconds deadlock_timeout{1000};
+};
+
+/// Locks the tables of all databases, until `deadline` at most. Everything is rolled back between attempts, in all
+/// databases, and each deadlock teaches their order. A database whose tables cannot be had in a few attempts is given
+/// up (its report says `skewed` and who was in the way), and the others are held without it. On return every usable
+/// database has a transaction open in each of its sessions, the holder's with its tables pinned.
+void take_barrier(std::span<Database> databases, const BarrierOptions& options, const Deadline& deadline);
+
+/// Ends the lockers' transactions, after asking what may have slipped through (see Database::in_flight).
+void release_barrier(std::span<Database> databases, const Deadline& deadline) noexcept;
+
+}  // namespace stillpoint::postgresql

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "agent/postgresql-engine.hh"
+
+#include "agent/postgresql-dumps.hh"
+#include "agent/postgresql-queries.hh"
+#include "common/errors.hh"
+#include "common/protocol.hh"
+
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace stillpoint::postgresql {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+/// What a hung agent's barrier may hold the writers for, after which the server ends it.
+constexpr milliseconds locker_idle{30000};
+/// The last dump has begun by then, or never will. (Nothing but ACCESS SHARE locks and dead rows wait for the holder.)
+constexpr milliseconds holder_idle{std::chrono::hours(12)};
+
+/// Looks at pg_locks while nobody is held up: how many, and how far apart.
+constexpr int looks = 20;
+constexpr milliseconds look_interval{5};
+
+/// For the checkpoint inside the barrier, of which the one in prepare() has left little.
+constexpr milliseconds checkpoint_limit{800};
+
+/// So many dumps begin right after the barrier, to have their tables locked before anybody wants them exclusively.
+constexpr std::size_t max_early_dumps = 8;
+
+void sleep_or_wake(const Cancellation& cancellation, milliseconds time) {
+  pollfd fd{cancellation.fd(), POLLIN, 0};
+  ::poll(&fd, 1, static_cast<int>(time.count()));
+}
+
+}  // namespace
+
+ClusterEngine::ClusterEngine(const AgentConfig& config, Server server, std::string instance)
+    : config_(config), server_(std::move(server)), instance_(std::move(instance)) {}
+
+DatabaseReport ClusterEngine::blank_report(const std::string& database) const {
+  DatabaseReport report;
+  report.engine = engine();
+  report.instance = instance_;
+  report.database = database;
+  report.server_version = version_text_;
+  report.exactness = Exactness::skewed;
+  report.reason = "the barrier has not been taken";
+  return report;
+}
+
+void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
+  for_dumps_ = for_dumps;
+  session_ = std::make_unique<Session>(server_, "postgres", cancellation_, deadline);
+  read_cluster_facts(deadline);
+
+  std::optional<RunningDump> globals;
+  if (for_dumps) {
+    globals_report_ = blank_report({});
+    globals_report_.mode = "catalogue-fingerprint";
+    globals_report_.dump = fmt::format("{}/{}/{}", engine(), instance_, globals_part);
+    try {
+      globals_fingerprint_ = session_->ask_one(globals_fingerprint(version_), deadline).text(0, 0);
+      globals = dump_globals(server_, version_);
+    } catch (const Error& error) {
+      globals_report_.exactness = Exactness::failed;
+      globals_report_.reason = error.what();
+      globals_report_.dump.clear();
+    }
+  }
+
+  const Rows names = session_->ask_one(std::string(databases_query), deadline);
+  for (int row = 0; row < names.size(); ++row) {
+    std::string name(names.text(row, 0));
+    if (std::ranges::count(config_.postgresql.exclude_databases, name) != 0) continue;
+    Database& database = databases_.emplace_back();
+    database.name = name;
+    database.report = blank_report(name);
+    open_database(database, deadline);
+  }
+  learn_lock_order(deadline);
+  if (globals) collect_globals(std::move(*globals), deadline);
+  // Leaves little to write for the one inside the barrier. A slow disk is no reason to fail.
+  const milliseconds limit = deadline.left() / 2;
+  Question checkpoint{session_.get(), fmt::format("SET statement_timeout = {}", limit.count())};
+  ask_all({&checkpoint, 1}, deadline);
+  checkpoint = {session_.get(), "CHECKPOINT"};
+  ask_all({&checkpoint, 1}, deadline);
+  if (!session_->usable()) throw QuiesceError(fmt::format("PostgreSQL {} does not answer", instance_));
+}
+
+void ClusterEngine::read_cluster_facts(const Deadline& deadline) {
+  version_ = session_->server_version();
+  session_->ask("SET search_path = pg_catalog", deadline);
+  const Rows facts = session_->ask_one(std::string(cluster_facts_query), deadline);
+  version_text_ = facts.text(0, 3);
+  if (!facts.flag(0, 0))
+    throw QuiesceError(fmt::format("role {} of PostgreSQL {} is not a superuser", server_.user, instance_),
+                       "name a superuser as `user` in [postgresql] of agent.conf");
+  options_.hold_writers = config_.hold_writers;
+  options_.standby = facts.flag(0, 1);
+  options_.deadlock_timeout = milliseconds(facts.number(0, 2));
+  session_->ask(session_settings(version_, locker_idle), deadline);
+}
+
+void ClusterEngine::open_database(Database& database, const Deadline& deadline) {
+  DatabaseReport& report = database.report;
+  report.mode = options_.standby ? "standby" : options_.hold_writers ? "share-locks" : "none";
+  try {
+    if (for_dumps_) {
+      report.dump = fmt::format("{}/{}/{}", engine(), instance_, dump_part(database.name));
+      if (!protocol::is_dump_name(report.dump)) throw CaptureError("its name is too long for a dump's name");
+      static_cast<void>(find_program("pg_dump", version_));
+      database.holder = std::make_unique<Session>(server_, database.name, cancellation_, deadline);
+      database.holder->ask(session_settings(version_, holder_idle), deadline);
+    }
+    database.locker = std::make_unique<Session>(server_, database.name, cancellation_, deadline);
+    database.locker->ask(session_settings(version_, locker_idle), deadline);
+    database.read_relations(database.locker->ask_one(std::string(relations_query), deadline));
+    const Rows large_objects = database.locker->ask_one("SELECT count(*) FROM pg_largeobject_metadata", deadline);
+    report.position["large_objects"] = large_objects.number(0, 0);
+  } catch (const Error& error) {
+    database.fail(error.what());
+  }
+}
+
+void ClusterEngine::learn_lock_order(const Deadline& deadline) {
+  if (options_.standby || !options_.hold_writers) return;
+  for (int look = 0; look < looks && !deadline.passed(); ++look) {
+    if (look != 0) sleep_or_wake(cancellation_, look_interval);
+    const Rows rows = session_->ask_one(std::string(holdings_query), deadline);
+    std::map<std::string, LockOrder::Holdings, std::less<>> by_database;
+    for (int row = 0; row < rows.size(); ++row)
+      by_database[std::string(rows.text(row, 0))][std::string(rows.text(row, 1))].insert(
+          static_cast<Oid>(rows.number(row, 2)));
+    for (Database& database : databases_)
+      database.order.observe(by_database[database.name]);
+  }
+}
+
+void ClusterEngine::collect_globals(RunningDump dump, const Deadline& deadline) {
+  try {
+    globals_ = read_dump(std::move(dump), finished_dump_limit, deadline.at_most(deadline.left() / 2));
+  } catch (const Error& error) {
+    // It is tried again when the dump is asked for; only that it is exact cannot be shown.
+    globals_report_.reason = error.what();
+  }
+}
+
+void ClusterEngine::quiesce(const Deadline& deadline) {
+  try {
+    const Deadline limit = deadline.at_most(config_.barrier_limit);
+    for (Database& database : databases_) {
+      if (!database.usable() && database.report.exactness != Exactness::failed) database.fail("its session was lost");
+      if (!database.usable()) continue;
+      database.report.exactness = Exactness::exact;
+      database.report.reason.clear();
+    }
+    read_prepared_transactions(limit);
+    const SteadyClock::time_point begun = SteadyClock::now();
+    take_barrier(databases_, options_, limit.at_most(limit.left() * 3 / 4));
+    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
+    for (Database& database : databases_)
+      database.report.acquired_in = took;
+    open_snapshots(limit);
+    attest();
+    quiesced_ = true;
+  } catch (...) {
+    // Closing the sessions ends what they hold.
+    for (Database& database : databases_)
+      database.fail("the barrier failed");
+    throw;
+  }
+}
+
+void ClusterEngine::read_prepared_transactions(const Deadline& deadline) {
+  std::vector<Question> questions;
+  std::vector<Database*> asked;
+  for (Database& database : databases_) {
+    if (!database.usable()) continue;
+    questions.push_back({database.locker.get(), std::string(prepared_transactions_query)});
+    asked.push_back(&database);
+  }
+  ask_all(questions, deadline);
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    if (questions[i].answer.failure)
+      asked[i]->fail(questions[i].answer.failure->message);
+    else if (!questions[i].answer.rows.empty())
+      asked[i]->read_prepared_transactions(questions[i].answer.rows.back());
+  }
+}
+
+void ClusterEngine::open_snapshots(const Deadline& deadline) {
+  // The checkpoint runs beside: nothing that it must write is still being written.
+  std::vector<Question> questions;
+  std::vector<Database*> asked;
+  const std::string where = position(version_, options_.standby);
+  const milliseconds limit = std::min(checkpoint_limit, deadline.left() / 2);
+  session_->ask(fmt::format("SET statement_timeout = {}", std::max<std::int64_t>(1, limit.count())), deadline);
+  questions.push_back({session_.get(), options_.standby ? "SELECT 1" : "CHECKPOINT"});
+  for (Database& database : databases_) {
+    if (!database.usable()) continue;
+    asked.push_back(&database);
+    questions.push_back(database.holder ? Question{database.holder.get(), "SELECT pg_export_snapshot(), " + where}
+                                        : Question{database.locker.get(), "SELECT '', " + where});
+  }
+  ask_all(questions, deadline);
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    Answer& answer = questions[i + 1].answer;
+    if (answer.failure) {
+      asked[i]->fail(answer.failure->message);
+      continue;
+    }
+    asked[i]->snapshot = answer.rows.at(0).text(0, 0);
+    asked[i]->report.position["lsn"] = std::string(answer.rows.at(0).text(0, 1));
+  }
+  const bool exact = checkpoint_answered(questions[0].answer, deadline);
+  read_sequences(exact, deadline);
+  if (for_dumps_) prove_globals(deadline);
+}
+
+/// A checkpoint puts everything on disk: asynchronous commits, and sequences, whose log records run 32 values ahead.
+/// Without one (a slow disk) the log is flushed by a record of our own. Returns whether sequences are exact on disk.
+bool ClusterEngine::checkpoint_answered(const Answer& answer, const Deadline& deadline) {
+  if (options_.standby) return true;
+  if (!session_->usable())
+    throw QuiesceError(fmt::format("PostgreSQL {}: the checkpoint's session is lost", instance_));
+  if (answer.failure) session_->ask("SELECT pg_logical_emit_message(true, 'stillpoint', '')", deadline);
+  for (Database& database : databases_) {
+    if (!database.usable()) continue;
+    const std::string lsn = database.report.position.value("lsn", "");
+    if (session_->ask_one(flushed(version_, lsn), deadline).flag(0, 0)) continue;
+    session_->ask("SELECT pg_logical_emit_message(true, 'stillpoint', '')", deadline);
+    if (!session_->ask_one(flushed(version_, lsn), deadline).flag(0, 0))
+      database.skew("the write-ahead log could not be flushed");
+  }
+  return !answer.failure;
+}
+
+void ClusterEngine::read_sequences(bool exact, const Deadline& deadline) {
+  std::vector<Question> questions;
+  std::vector<Database*> asked;
+  for (Database& database : databases_) {
+    if (!database.usable() || database.sequences.empty()) continue;
+    asked.push_back(&database);
+    questions.push_back({database.locker.get(), sequence_values(database.sequences)});
+  }
+  ask_all(questions, deadline);
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    Database& database = *asked[i];
+    const Answer& answer = questions[i].answer;
+    database.report.sequences.clear();
+    if (answer.failure || !exact)
+      database.report.not_covered.push_back({"sequence-values", {}, database.sequences.size()});
+    if (answer.failure) continue;
+    for (const Rows& rows : answer.rows)
+      for (int row = 0; row < rows.size(); ++row)
+        database.report.sequences.push_back({database.sequences.at(static_cast<std::size_t>(rows.number(row, 0))),
+                                             rows.number(row, 1), rows.flag(row, 2)});
+  }
+}
+
+void ClusterEngine::prove_globals(const Deadline& deadline) {
+  if (globals_report_.exactness == Exactness::failed) return;
+  if (!globals_) {
+    globals_report_.exactness = Exactness::skewed;
+    globals_report_.reason = fmt::format("not dumped before the barrier: {}", globals_report_.reason);
+    return;
+  }
+  if (session_->ask_one(globals_fingerprint(version_), deadline).text(0, 0) == globals_fingerprint_) {
+    globals_report_.exactness = Exactness::exact;
+    globals_report_.reason.clear();
+    return;
+  }
+  globals_.reset();
+  globals_report_.exactness = Exactness::skewed;
+  globals_report_.reason = "roles or tablespaces changed shortly before the barrier";
+}
+
+void ClusterEngine::attest() {
+  for (Database& database : databases_) {
+    DatabaseReport& report = database.report;
+    if (!database.usable()) continue;
+    for (const std::string& table : database.unlogged)
+      report.not_covered.push_back({"unlogged-table", table, 1});
+    for (const NotCovered& transaction : database.prepared_transactions)
+      report.not_covered.push_back(transaction);
+    if (options_.standby)
+      database.skew("the server is a standby: what it replays cannot be held");
+    else if (!options_.hold_writers)
+      database.skew("its writers were not held");
+    else if (!database.out_of_reach.empty())
+      database.skew(fmt::format("prepared transaction '{}' holds locks on {} of its tables",
+                                database.prepared_transactions.front().name, database.out_of_reach.size()));
+    if (!database.held && report.mode == "share-locks") report.mode = "none";
+    if (!for_dumps_) {
+      report.exactness = Exactness::failed;
+      if (report.reason.empty()) report.reason = "no dump was asked for";
+    }
+  }
+}
+
+void ClusterEngine::release(const Deadline& deadline) noexcept {
+  release_barrier(databases_, deadline);
+  if (std::exchange(quiesced_, false) && for_dumps_) start_dumps_early();
+}
+
+void ClusterEngine::start_dumps_early() noexcept {
+  for (const Database& database : databases_) {
+    if (database.snapshot.empty() || early_dumps_.size() >= max_early_dumps) continue;
+    try {
+      early_dumps_.emplace(database.report.dump, dump_database(server_, version_, database.name, database.snapshot));
+    } catch (const std::exception&) {
+      // start_dump() tries again, and says why it cannot.
+    }
+  }
+}
+
+std::vector<DatabaseReport> ClusterEngine::report() const {
+  std::vector<DatabaseReport> reports;
+  if (for_dumps_) reports.push_back(globals_report_);
+  for (const Database& database : databases_)
+    reports.push_back(database.report);
+  return reports;
+}
+
+RunningDump ClusterEngine::start_dump(std::string_view name) {
+  if (const auto early = early_dumps_.find(name); early != early_dumps_.end()) {
+    RunningDump dump = std::move(early->second);
+    early_dumps_.erase(early);
+    return dump;
+  }
+  if (!globals_report_.dump.empty() && name == globals_report_.dump)
+    return globals_ ? finished_dump(*globals_) : dump_globals(server_, version_);
+  for (const Database& database : databases_) {
+    if (database.report.dump.empty() || database.report.dump != name) continue;
+    if (database.snapshot.empty() || !database.holder || !database.holder->usable())
+      throw CaptureError(fmt::format("the database snapshot of {} is not open", name));
+    return dump_database(server_, version_, database.name, database.snapshot);
+  }
+  throw NotFound(fmt::format("there is no dump named {}", name));
+}
+
+void ClusterEngine::finish() noexcept {
+  early_dumps_.clear();
+  databases_.clear();
+  session_.reset();
+  globals_.reset();
+  globals_report_ = {};
+  quiesced_ = false;
+  cancellation_.reset();
+}
+
+void ClusterEngine::cancel() noexcept {
+  cancellation_.cancel();
+}
+
+}  // namespace stillpoint::postgresql

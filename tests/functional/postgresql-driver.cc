@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// postgresql-driver DIRECTORY[:DIRECTORY]... [no-barrier | EXCLUDED-DATABASE]...: see engine-driver.hh
+#include "agent/postgresql.hh"
+#include "tests/functional/engine-driver.hh"
+
+#include <iostream>
+#include <sstream>
+#include <string>
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::cerr << "usage: postgresql-driver DIRECTORY[:DIRECTORY]... [no-barrier | EXCLUDED-DATABASE]...\n";
+    return 2;
+  }
+  stillpoint::AgentConfig config;
+  config.postgresql.socket_directories.clear();
+  std::istringstream directories(argv[1]);
+  for (std::string directory; std::getline(directories, directory, ':');)
+    config.postgresql.socket_directories.push_back(directory);
+  for (int i = 2; i < argc; ++i) {
+    if (std::string(argv[i]) == "no-barrier")
+      config.hold_writers = false;
+    else
+      config.postgresql.exclude_databases.emplace_back(argv[i]);
+  }
+  stillpoint::Discovered found;
+  stillpoint::discover_postgresql(config, stillpoint::Deadline(std::chrono::seconds(20)), found);
+  return stillpoint::test::drive_engine(std::move(found));
+}
