@@ -12,8 +12,8 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdlib>
+#include <optional>
 
 namespace stillpoint {
 
@@ -27,23 +27,23 @@ std::string channel_xml() {
   return fmt::format("<channel type='unix'><target type='virtio' name='{}'/></channel>", protocol::port_name);
 }
 
-bool has_port(const std::string& xml, bool running) {
-  const std::vector<DomainChannel> channels = parse_domain_xml(xml, running).channels;
-  return std::any_of(channels.begin(), channels.end(),
-                     [](const DomainChannel& channel) { return channel.name == protocol::port_name; });
+std::optional<DomainChannel> find_port(const std::string& xml, bool running) {
+  for (const DomainChannel& channel : parse_domain_xml(xml, running).channels)
+    if (channel.name == protocol::port_name) return channel;
+  return std::nullopt;
 }
 
 bool is_defined(virDomainPtr domain) {
   if (virDomainIsPersistent(domain) != 1) return true;  // its live definition is the only one
   const CPtr<char, std::free> xml(virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE));
-  return !xml || has_port(xml.get(), false);
+  return !xml || find_port(xml.get(), false).has_value();
 }
 
 }  // namespace
 
 AgentPort::AgentPort(const Domain& domain, const Deadline& deadline) : domain_(domain) {
   if (!domain_.running()) throw Unreachable(fmt::format("{} does not run", domain_.name()));
-  if (!has_port(domain_.xml(), true))
+  if (!find_port(domain_.xml(), true))
     plug_in(deadline);
   else
     plugged_in_ = !is_defined(domain_.state()->reach().get());
@@ -65,8 +65,11 @@ AgentPort::~AgentPort() {
   if (!plugged_in_) return;
   try {
     const auto done = bounded_call(Deadline(unplug_limit), [domain = domain_] {
+      const std::optional<DomainChannel> port = find_port(domain.xml(), true);
+      if (!port) return true;
+      // By alias: a description of the device would have to name the socket that libvirt chose.
       const std::shared_ptr<virDomain> target = domain.state()->reach();
-      if (virDomainDetachDeviceFlags(target.get(), channel_xml().c_str(), VIR_DOMAIN_AFFECT_LIVE) < 0)
+      if (virDomainDetachDeviceAlias(target.get(), port->alias.c_str(), 0) < 0)
         throw_virt<Unreachable>("libvirt refuses");
       return true;
     });
