@@ -18,6 +18,7 @@ from .scratch import SOURCE, Failure, cached, run, say
 GUEST_FILES = pathlib.Path(__file__).parent / "guest"
 SECTOR = 512
 MIB = 1 << 20
+SRV_OFFSET = 10 * MIB  # where the partition with /srv begins on vdc
 # Timers and consoles that only cost an emulated processor its time.
 MASKED = (
     "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer "
@@ -148,7 +149,7 @@ def make_partitioned(image, tree, size):
     """A GPT disk; the file system is in its second partition."""
     with open(image, "wb") as disk:
         disk.truncate(size)
-    start = 10 * MIB
+    start = SRV_OFFSET
     length = size - start - 2 * MIB
     table = f"label: gpt\nstart=2048, size={8 * MIB // SECTOR}\nstart={start // SECTOR}, size={length // SECTOR}\n"
     run(["sfdisk", "-q", image], 60, input=table)

@@ -8,10 +8,16 @@ Three things differ without telling anything, and are taken out of both sides fi
 """
 
 import difflib
+import json
+import pathlib
 import re
 import shlex
+import sys
 
-from .scratch import Failure
+from .image import SRV_OFFSET
+from .scratch import Failure, run
+
+COMPARE = pathlib.Path(__file__).parent / "compare_trees.py"
 
 IGNORED = (
     (re.compile(rb"^SELECT pg_catalog\.setval\(.*\);$", re.MULTILINE), b""),
@@ -78,3 +84,79 @@ def sequence_difference(guest, database, sequences):
 def without_transactions(record):
     """Whether the report flags tables of this database that a crash does not recover to the barrier."""
     return any(entry["kind"] == "non-transactional-table" for entry in record.get("not_covered", []))
+
+
+class Row:
+    """One line of a proof: what was looked at, what was found, and whether it is good."""
+
+    def __init__(self, what, found, good, detail=""):
+        self.what = what
+        self.found = found
+        self.good = good
+        self.detail = detail
+
+
+def size(count):
+    """Bytes for people."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def restore_disks(companion, manifest, directory):
+    """All disks of a still point as new images: [(target, format, path)]. vdb becomes qcow2, the others raw."""
+    directory.mkdir(parents=True, exist_ok=True)
+    disks = []
+    for disk in manifest["disks"]:
+        format_ = "qcow2" if disk["target"] == "vdb" else "raw"
+        path = directory / f"{disk['target']}.{format_}"
+        companion.restore(manifest["name"], disk["target"], path, format_)
+        disks.append((disk["target"], format_, path))
+    return disks
+
+
+def prove_trees(companion, manifest, disks, directory):
+    """Every tree against the kernel's view of the restored disk; before a guest boots from it."""
+    offsets = {"vdc2": SRV_OFFSET}
+    images = {target: (format_, path) for target, format_, path in disks}
+    for tree in manifest["trees"]:
+        what = f"tree {tree['mount_point'] or tree['file_system']}"
+        if tree.get("failure"):
+            yield Row(what, "no tree", False, tree["failure"])
+            continue
+        format_, path = images[tree["disk"]]
+        if format_ != "raw":
+            raw = directory / f"{tree['disk']}.compared"
+            run(["qemu-img", "convert", "-O", "raw", path, raw], 300)
+            path = raw
+        arguments = [companion.repository / tree["path"], path, str(offsets.get(tree["file_system"], 0))]
+        found = json.loads(run(["unshare", "-m", sys.executable, "-B", COMPARE, *arguments], 600).stdout)
+        if format_ != "raw":
+            path.unlink()
+        verdict = f"{found['entries']} entries, {size(found['bytes'])} " + (
+            "differ from the restored disk" if found["differences"] else "== restored disk"
+        )
+        yield Row(what, verdict, not found["differences"], "\n".join(found["differences"]))
+
+
+def prove_databases(companion, manifest, guest):
+    """Every database of the report against the same database recovered from the restored disks."""
+    for record in manifest["report"]["databases"]:
+        what = f"{record['engine']} {record['database'] or record['dump'].rpartition('/')[2]}"
+        if not record["dump"]:
+            yield Row(what, f"{record['exactness']}, no dump", False, record["reason"])
+            continue
+        if without_transactions(record):
+            names = ", ".join(entry["name"] for entry in record["not_covered"])
+            yield Row(what, f"{record['exactness']}, flagged: {names}", bool(names))
+            continue
+        dump = companion.dump(manifest["name"], record["dump"])
+        different = difference(dump, dump_again(guest, record["dump"]))
+        sequences = sequence_difference(guest, record["database"], record["sequences"])
+        good = record["exactness"] == "exact" and not different and not sequences
+        found = f"{record['exactness']}, dump {'differs from' if different else '=='} dump of the recovered database"
+        found += f" ({size(len(dump))}"
+        if record["sequences"]:
+            found += f", {len(record['sequences'])} sequences" + (" differ" if sequences else "")
+        yield Row(what, found + ")", good, "\n".join(part for part in (record["reason"], different, sequences) if part))

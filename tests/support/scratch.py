@@ -68,18 +68,35 @@ def unwind_on_signals():
         signal.signal(number, stop)
 
 
+def _sweep(parent):
+    """Removes what killed tests have left: a live one holds its lock."""
+    for path in pathlib.Path(parent).glob("stillpoint-test-*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - 60:
+                with open(path / "lock", "w", encoding="ascii") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+
+
 @contextlib.contextmanager
-def scratch_directory(keep=False):
-    """A new directory for everything that one test writes, gone at the end. TMPDIR chooses where (default /var/tmp)."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix="stillpoint-test-", dir=os.environ.get("TMPDIR", "/var/tmp")))
+def scratch_directory():
+    """A new directory for everything that one test writes, gone at the end. TMPDIR chooses where (default /var/tmp).
+
+    STILLPOINT_TEST_KEEP=1 keeps it, to look at a failure.
+    """
+    parent = os.environ.get("TMPDIR", "/var/tmp")
+    _sweep(parent)
+    path = pathlib.Path(tempfile.mkdtemp(prefix="stillpoint-test-", dir=parent))
     path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        if keep:
-            say(f"kept: {path}")
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+    with open(path / "lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield path
+        finally:
+            if os.environ.get("STILLPOINT_TEST_KEEP"):
+                say(f"kept: {path}")
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def cache_directory():
