@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/mysql-barrier.hh"
 
+#include "common/log.hh"
+
 #include <fmt/format.h>
 
 #include <thread>
@@ -80,10 +82,27 @@ void Barrier::hold_writers(const Deadline& deadline) {
   });
 }
 
-void Barrier::flush(const Server& server, const Deadline& deadline) {
+void Barrier::flush_ahead(const Server& server, const Deadline& deadline) {
   // MySQL before 5.7 does not know the log by this name, nor any other way.
   if (!server.mariadb && server.version_number < 50700) return;
   session_.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", deadline);
+}
+
+void Barrier::flush(const Server& server, const Deadline& deadline) {
+  // MariaDB does nothing at all for that statement while the setting is 0: set it for the moment. With 2 it writes the
+  // log and leaves it to the kernel, which is enough: freezing a file system syncs it.
+  const std::string setting = "SET GLOBAL innodb_flush_log_at_trx_commit=";
+  const bool lazy = server.mariadb && session_.value("SELECT @@global.innodb_flush_log_at_trx_commit", deadline) == "0";
+  if (lazy) session_.execute(setting + "1", deadline);
+  flush_ahead(server, deadline);
+  if (!lazy) return;
+  try {
+    session_.execute(setting + "0", deadline);
+  } catch (const SessionError& error) {
+    log_warning("{} {}: innodb_flush_log_at_trx_commit was 0 and is left at 1: {}", server.engine(), server.instance,
+                error.what());
+    throw;
+  }
 }
 
 void Barrier::undo(const Deadline& deadline) noexcept {

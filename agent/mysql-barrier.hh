@@ -39,7 +39,10 @@ class Barrier {
   /// Holds the data as well: nothing is committed from here on. Throws SessionError with nothing held.
   void hold_writers(const Deadline& deadline);
 
-  /// Everything committed is on disk, whatever the server's settings for flushing are. Throws SessionError.
+  /// Makes flush() quick, before the barrier; promises nothing. Throws SessionError.
+  void flush_ahead(const Server& server, const Deadline& deadline);
+
+  /// Everything committed is with the kernel, whatever the server's settings for flushing are. Throws SessionError.
   void flush(const Server& server, const Deadline& deadline);
 
   /// Lets go; when the server does not answer, by ending the session. False when the barrier had ended before.

@@ -68,7 +68,7 @@ void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
     plan_dumps(deadline);
     warm_up(deadline);
     // What is flushed now need not be flushed while writers wait.
-    barrier_->flush(server_, deadline);
+    barrier_->flush_ahead(server_, deadline);
     wait_for_tools(deadline);
   } catch (const QuiesceError& error) {
     const std::string reason = fmt::format("{} {}: {}", server_.engine(), server_.instance, error.what());

@@ -63,8 +63,9 @@ bool Table::transactional() const {
 }
 
 bool Table::pinnable() const {
-  // FEDERATED, CONNECT, SPIDER and the like may ask other machines.
-  return !broken && is_one_of(engine, {"InnoDB", "ROCKSDB", "TokuDB", "MyISAM", "Aria", "MEMORY", "CSV", "ARCHIVE"});
+  // FEDERATED, CONNECT, SPIDER and the like may ask other machines. Aria takes part in transactions but knows no
+  // savepoints, and the dump tools use those.
+  return !broken && is_one_of(engine, {"InnoDB", "ROCKSDB", "TokuDB", "MyISAM"});
 }
 
 Catalogue read_catalogue(Session& session, const Deadline& deadline) {

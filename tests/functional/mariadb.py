@@ -1,0 +1,454 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The MariaDB engine on a real server under write load: mariadb.py MYSQL-DRIVER [unittest arguments]
+
+The proof: while the barrier stands, the server is stopped by a signal and its data directory copied, as a block
+snapshot would. A second server recovers the copy, and its dump must be the engine's dump, byte for byte, except for
+the AUTO_INCREMENT counters, which no server keeps in transactions.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+DRIVER = ""
+TOOL = "mariadb-dump"
+SAME_OPTIONS = (
+    "--no-defaults --user=root --default-character-set=utf8mb4 --max-allowed-packet=1G --single-transaction "
+    "--skip-lock-tables --quick --hex-blob --skip-dump-date --no-tablespaces --skip-ssl"
+).split()
+DATABASE_OPTIONS = ["--order-by-primary", "--routines", "--triggers", "--events", "--"]
+ACCOUNT_OPTIONS = ["--insert-ignore", "--system=users,udfs,servers"]
+WRITERS = 8
+
+SCHEMA = """
+CREATE TABLE account (id INT PRIMARY KEY AUTO_INCREMENT, owner VARCHAR(40), balance BIGINT NOT NULL) ENGINE=InnoDB;
+CREATE TABLE purchase (id INT PRIMARY KEY AUTO_INCREMENT, account INT NOT NULL, total BIGINT NOT NULL,
+  FOREIGN KEY (account) REFERENCES account (id)) ENGINE=InnoDB;
+CREATE TABLE item (id INT PRIMARY KEY AUTO_INCREMENT, purchase INT NOT NULL, token VARBINARY(16), price BIGINT,
+  FOREIGN KEY (purchase) REFERENCES purchase (id)) ENGINE=InnoDB;
+CREATE VIEW rich AS SELECT * FROM account WHERE balance > 1000;
+INSERT INTO account (owner, balance) SELECT CONCAT('owner ', seq), 1000 FROM seq_1_to_200;
+DELIMITER //
+CREATE TRIGGER counted AFTER INSERT ON item FOR EACH ROW
+  UPDATE purchase SET total = total + NEW.price WHERE id = NEW.purchase//
+CREATE PROCEDURE buy_for_ever()
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION ROLLBACK;
+  WHILE TRUE DO
+    START TRANSACTION;
+    SET @buyer = 1 + FLOOR(RAND() * 200);
+    UPDATE account SET balance = balance - 6 WHERE id = @buyer;
+    INSERT INTO purchase (account, total) VALUES (@buyer, 0);
+    SET @purchase = LAST_INSERT_ID();
+    INSERT INTO item (purchase, token, price) VALUES (@purchase, RANDOM_BYTES(16), 1), (@purchase, 'b', 2);
+    INSERT INTO item (purchase, token, price) VALUES (@purchase, 'c', 3);
+    UPDATE account SET balance = balance + 6 WHERE id = 1 + FLOOR(RAND() * 200);
+    COMMIT;
+  END WHILE;
+END//
+DELIMITER ;
+"""
+
+
+class Server:
+    """A mariadbd of our own."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.data = os.path.join(directory, "data")
+        self.socket = os.path.join(directory, "s.sock")
+        self.process = None
+
+    def install(self):
+        os.mkdir(self.directory)
+        shutil.chown(self.directory, "mysql", "mysql")
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--user=mysql", "--skip-test-db"]
+            + ["--auth-root-authentication-method=socket"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    def start(self):
+        # Nothing is flushed at commit: what is on disk is there because the barrier flushed it.
+        self.process = subprocess.Popen(
+            ["mariadbd", "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}", "--user=mysql"]
+            + ["--skip-networking", f"--pid-file={self.directory}/pid", f"--log-error={self.directory}/log.err"]
+            + ["--log-bin=bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-log-at-timeout=100"]
+            + ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--max-connections=100"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while subprocess.run(self.client("-e", "SELECT 1"), capture_output=True, check=False).returncode != 0:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                with open(f"{self.directory}/log.err", encoding="utf-8", errors="replace") as log:
+                    raise RuntimeError("mariadbd does not start:\n" + log.read()[-2000:])
+            time.sleep(0.05)
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(30)
+
+    def client(self, *arguments):
+        return ["mariadb", "--no-defaults", "--socket=" + self.socket, "--user=root", "-N", "-B", *arguments]
+
+    def sql(self, text, database="", timeout=30):
+        result = subprocess.run(
+            self.client(database), input=text, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if result.returncode != 0:
+            raise RuntimeError(result.stderr)
+        return result.stdout
+
+    def background(self, text, database):
+        process = subprocess.Popen(
+            self.client(database), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+        )
+        process.stdin.write(text)
+        process.stdin.close()
+        return process
+
+    def dump(self, *what):
+        command = [TOOL, *SAME_OPTIONS, "--socket=" + self.socket, *what]
+        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+
+    def waiting(self, state):
+        """How many statements wait in that state."""
+        return int(
+            self.sql(f"SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE '%{state}%' AND id <> CONNECTION_ID()")
+        )
+
+
+class Driver:
+    """The engine, step by step."""
+
+    def __init__(self, server, scratch, *mode):
+        self.process = subprocess.Popen(
+            [DRIVER, server.socket, os.path.join(scratch, "run"), *mode],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first = self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the driver ended with {self.process.wait(10)}")
+        return json.loads(line)
+
+    def try_to(self, *words):
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def do(self, *words):
+        answer = self.try_to(*words)
+        if not answer["ok"]:
+            raise RuntimeError(f"{words}: {answer['message']}")
+        return answer
+
+    def report(self):
+        return {entry["database"]: entry for entry in self.do("report")["databases"]}
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(10)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def comparable(dump):
+    return re.sub(rb" AUTO_INCREMENT=\d+", b"", dump)
+
+
+def wait_until(condition, what, timeout=20):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError("timed out: " + what)
+        time.sleep(0.02)
+
+
+class MariaDb(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = tempfile.mkdtemp(prefix="stillpoint-mariadb-")
+        cls.addClassCleanup(shutil.rmtree, cls.scratch)
+        os.chmod(cls.scratch, 0o755)
+        cls.server = Server(os.path.join(cls.scratch, "server"))
+        cls.server.install()
+        cls.addClassCleanup(cls.server.stop)
+        cls.server.start()
+        for database in ("shop", "bank"):
+            cls.server.sql(f"CREATE DATABASE {database}; USE {database};\n{SCHEMA}")
+        cls.server.sql(
+            "CREATE DATABASE legacy; USE legacy;"
+            "CREATE TABLE isam (id INT PRIMARY KEY) ENGINE=MyISAM; CREATE TABLE aria (id INT PRIMARY KEY) ENGINE=Aria;"
+            "CREATE TABLE inno (id INT PRIMARY KEY, v INT) ENGINE=InnoDB;"
+            "INSERT INTO isam VALUES (1); INSERT INTO aria VALUES (2); INSERT INTO inno SELECT seq, 0 FROM seq_1_to_300;"
+            "CREATE USER reader@localhost IDENTIFIED BY 'secret'; GRANT SELECT ON shop.* TO reader@localhost;"
+        )
+
+    def driver(self, *mode):
+        driver = Driver(self.server, self.scratch, *mode)
+        self.addCleanup(driver.kill)
+        self.assertTrue(driver.first["ok"], driver.first)
+        return driver
+
+    def start_writers(self):
+        writers = [
+            self.server.background("CALL buy_for_ever();", "shop" if number % 2 else "bank") for number in range(WRITERS)
+        ]
+
+        def stop():
+            # A procedure does not notice that its client has gone.
+            running = "FROM information_schema.processlist WHERE db IN ('shop', 'bank')"
+            self.server.sql(self.server.sql(f"SELECT CONCAT('KILL ', id, ';') {running}"))
+            for writer in writers:
+                writer.wait(10)
+            wait_until(lambda: self.server.sql(f"SELECT id {running}") == "", "writers to end")
+
+        self.addCleanup(stop)
+        self.wait_for_writes()
+
+    def wait_for_writes(self):
+        count = "SELECT (SELECT COUNT(*) FROM shop.purchase) + (SELECT COUNT(*) FROM bank.purchase)"
+        before = int(self.server.sql(count))
+        wait_until(lambda: int(self.server.sql(count)) > before + 20, "write load")
+
+    def copy(self):
+        """The data directory at one instant, as a block snapshot has it."""
+        copy = Server(tempfile.mkdtemp(prefix="copy-", dir=self.scratch))
+        self.addCleanup(shutil.rmtree, copy.directory)
+        shutil.chown(copy.directory, "mysql", "mysql")
+        self.server.process.send_signal(signal.SIGSTOP)
+        try:
+            subprocess.run(["cp", "-a", "--reflink=auto", self.server.data, copy.data], check=True, timeout=60)
+        finally:
+            self.server.process.send_signal(signal.SIGCONT)
+        return copy
+
+    def take(self, *mode):
+        """A still point under load: the engine's dumps, and those of the recovered copy; and the report."""
+        driver = self.driver(*mode)
+        driver.do("prepare")
+        quiesced = driver.do("quiesce", 3000)
+        if "no-barrier" in mode:
+            self.wait_for_writes()
+        copy = self.copy()
+        driver.do("release", 3000)
+        report = driver.report()
+        self.wait_for_writes()
+        dumps = {}
+        for name, entry in report.items():
+            path = os.path.join(self.scratch, "dump.sql")
+            driver.do("dump", entry["dump"], path)
+            with open(path, "rb") as dump:
+                dumps[name] = comparable(dump.read())
+            self.assertTrue(dumps[name], name)
+        driver.do("finish")
+        driver.kill()
+        self.addCleanup(copy.stop)
+        copy.start()
+        recovered = {
+            name: comparable(copy.dump(*(DATABASE_OPTIONS + [name] if name else ACCOUNT_OPTIONS))) for name in report
+        }
+        copy.stop()
+        acquired = max(entry["acquired_us"] for entry in report.values())
+        print(
+            f"{report['shop']['mode']}: held in {acquired / 1000:.1f} ms, quiesced in {quiesced['ms']:.1f} ms", flush=True
+        )
+        return dumps, recovered, report
+
+    def test_the_dump_is_that_of_the_recovered_copy(self):
+        self.start_writers()
+        for mode in ((), (), (), ("read-lock",)):
+            dumps, recovered, report = self.take(*mode)
+            self.assertEqual(set(dumps), {"shop", "bank", "legacy", ""})
+            for name, dump in dumps.items():
+                self.assertEqual(report[name]["exactness"], "exact", report[name])
+                self.assertEqual(dump.splitlines(), recovered[name].splitlines(), name)
+            self.assertEqual(report["shop"]["mode"], "ftwrl" if mode else "backup-stage")
+            self.assertRegex(report["shop"]["position"]["binlog"], r"^bin\.\d+:\d+$")
+            self.assertRegex(report["shop"]["position"]["gtid"], r"^0-1-\d+$")
+
+    def test_without_the_barrier_they_differ(self):
+        self.start_writers()
+        dumps, recovered, report = self.take("no-barrier")
+        self.assertNotEqual(dumps["shop"], recovered["shop"])
+        self.assertEqual(report["shop"]["exactness"], "skewed")
+
+    def test_the_report_names_what_is_not_covered_and_a_dump_restores(self):
+        driver = self.driver()
+        driver.do("prepare")
+        driver.do("quiesce", 3000)
+        driver.do("release", 3000)
+        report = driver.report()
+        self.assertEqual(
+            {(entry["kind"], entry["name"]) for entry in report["legacy"]["not_covered"]},
+            {("non-transactional-table", "`legacy`.`isam`"), ("non-transactional-table", "`legacy`.`aria`")},
+        )
+        self.assertEqual(report["shop"]["not_covered"], [])
+        paths = {name: os.path.join(self.scratch, f"restore-{name}.sql") for name in ("legacy", "shop", "")}
+        for name, path in paths.items():
+            driver.do("dump", report[name]["dump"], path)
+        self.assertFalse(driver.try_to("dump", report["shop"]["dump"], paths["shop"])["ok"])
+        self.assertFalse(driver.try_to("dump", "mariadb/default/nothing", paths["shop"])["ok"])
+        with open(paths[""], encoding="utf-8") as accounts:
+            text = accounts.read()
+            self.assertIn("CREATE USER IF NOT EXISTS `reader`@`localhost`", text)
+            self.assertIn("GRANT SELECT ON `shop`.* TO `reader`@`localhost`", text)
+        for name in ("legacy", "shop"):
+            with open(paths[name], encoding="utf-8", errors="surrogateescape") as dump:
+                self.server.sql("CREATE DATABASE restored")
+                self.addCleanup(self.server.sql, "DROP DATABASE IF EXISTS restored")
+                subprocess.run(self.server.client("restored"), stdin=dump, check=True, timeout=60)
+            original, restored = (self.server.dump(*DATABASE_OPTIONS, what) for what in (name, "restored"))
+            strip = lambda text, what: comparable(text).replace(b"`%s`" % what, b"").replace(b"'%s'" % what, b"").replace(
+                b"Database: %s" % what, b""
+            )
+            self.assertEqual(strip(original, name.encode()), strip(restored, b"restored"))
+            self.server.sql("DROP DATABASE restored")
+
+    def test_changed_definitions_wait_for_the_dump(self):
+        self.server.sql(
+            "CREATE DATABASE change_me; USE change_me;"
+            + "".join(f"CREATE TABLE t{i} (id INT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO t{i} VALUES (1), (2);" for i in range(5))
+        )
+        self.addCleanup(self.server.sql, "DROP DATABASE IF EXISTS change_me")
+        driver = self.driver()
+        driver.do("prepare")
+        # As late as can be: the engine learns of it inside the barrier.
+        self.server.sql("CREATE TABLE change_me.late (id INT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO change_me.late VALUES (7)")
+        reference = self.server.dump(*DATABASE_OPTIONS, "change_me")
+        driver.do("quiesce", 3000)
+        driver.do("release", 3000)
+        changes = [
+            self.server.background(statement, "change_me")
+            for statement in (
+                "ALTER TABLE t0 ADD COLUMN v INT DEFAULT 1",
+                "TRUNCATE TABLE t1",
+                "DROP TABLE t2",
+                "RENAME TABLE t3 TO t9",
+                "TRUNCATE TABLE late",
+            )
+        ]
+        self.addCleanup(lambda: [change.kill() or change.wait(10) for change in changes])
+        wait_until(lambda: self.server.waiting("metadata lock") == len(changes), "changes to wait")
+        self.server.sql("INSERT INTO t4 VALUES (3)", "change_me")
+        path = os.path.join(self.scratch, "changed.sql")
+        driver.do("dump", "mariadb/default/change_me", path)
+        with open(path, "rb") as dump:
+            self.assertEqual(dump.read().splitlines(), reference.splitlines())
+        for change in changes:
+            self.assertEqual(change.wait(20), 0)
+        self.assertEqual(self.server.sql("SHOW TABLES", "change_me").split(), ["late", "t0", "t1", "t4", "t9"])
+
+    def start_long_update(self):
+        update = self.server.background("UPDATE inno SET v = v + 1 WHERE SLEEP(0.01) = 0", "legacy")
+        self.addCleanup(lambda: update.kill() or update.wait(10))
+        wait_until(lambda: "UPDATE inno" in self.server.sql("SHOW FULL PROCESSLIST"), "the long UPDATE to run")
+        return update
+
+    def test_a_long_update_runs_on_through_the_stages(self):
+        self.server.sql("UPDATE legacy.inno SET v = 0")
+        update = self.start_long_update()
+        driver = self.driver()
+        driver.do("prepare")
+        quiesced = driver.do("quiesce", 3000)
+        driver.do("release", 3000)
+        self.assertIsNone(update.poll(), "the barrier waited for the UPDATE")
+        print(f"backup-stage beside a long UPDATE: {quiesced['ms']:.1f} ms", flush=True)
+        path = os.path.join(self.scratch, "long.sql")
+        driver.do("dump", "mariadb/default/legacy", path)
+        self.assertEqual(update.wait(30), 0)
+        with open(path, encoding="utf-8") as dump:
+            text = dump.read()
+        self.assertIn("(300,0)", text)
+        self.assertNotIn(",1)", text)
+
+    def test_a_read_lock_gives_up_beside_a_long_update(self):
+        self.server.sql("UPDATE legacy.inno SET v = 0")
+        update = self.start_long_update()
+        driver = self.driver("read-lock")
+        driver.do("prepare")
+        answer = driver.try_to("quiesce", 1500)
+        self.assertFalse(answer["ok"])
+        self.assertIn("mariadb default", answer["message"])
+        # Nothing is held, nobody was killed.
+        self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+        self.assertIsNone(update.poll())
+        self.assertEqual(update.wait(30), 0)
+
+    def test_whoever_kills_the_agent_frees_the_server(self):
+        for mode in ((), ("read-lock",)):
+            driver = self.driver(*mode)
+            driver.do("prepare")
+            driver.do("quiesce", 3000)
+            write = self.server.background("UPDATE account SET balance = balance + 1 WHERE id = 1", "shop")
+            wait_until(lambda: self.server.waiting("Waiting for") == 1, "the writer to be held")
+            self.assertIsNone(write.poll())
+            driver.kill()
+            self.assertEqual(write.wait(10), 0)
+            wait_until(lambda: self.server.sql("SHOW PROCESSLIST").count("root") == 1, "the sessions to end")
+
+    def test_a_server_that_hangs_costs_the_deadline_and_no_more(self):
+        driver = self.driver()
+        driver.do("prepare")
+        self.server.process.send_signal(signal.SIGSTOP)
+        try:
+            answer = driver.try_to("quiesce", 500)
+            finished = driver.try_to("finish")
+        finally:
+            self.server.process.send_signal(signal.SIGCONT)
+        self.assertFalse(answer["ok"])
+        self.assertTrue(finished["ok"])
+        self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+
+    def test_cancel_makes_the_next_call_fail(self):
+        driver = self.driver()
+        driver.do("prepare")
+        driver.do("cancel")
+        self.assertFalse(driver.try_to("quiesce", 3000)["ok"])
+        driver.do("release", 1000)
+        driver.do("finish")
+        driver.do("prepare-without-dumps")
+        driver.do("quiesce", 3000)
+        self.assertEqual(driver.report()["shop"]["reason"], "no dump was asked for")
+        driver.do("release", 1000)
+        self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+
+    def test_a_socket_without_a_server_is_a_warning(self):
+        path = os.path.join(self.scratch, "dead.sock")
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        gone = Server(self.scratch)
+        gone.socket = path
+        driver = Driver(gone, self.scratch)
+        self.addCleanup(driver.kill)
+        self.assertFalse(driver.first["ok"])
+        self.assertEqual(len(driver.first["warnings"]), 1)
+        self.assertIn(path, driver.first["warnings"][0])
+
+
+if __name__ == "__main__":
+    if os.geteuid() != 0 or not shutil.which("mariadbd"):
+        print("needs root and mariadbd")
+        sys.exit(77)
+    DRIVER = sys.argv.pop(1)
+    unittest.main(verbosity=2)
