@@ -4,6 +4,7 @@
 #include <array>
 #include <compare>
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,5 +22,22 @@ struct ChunkId {
 [[nodiscard]] std::string to_hex(const ChunkId& id);
 /// Throws Corruption.
 [[nodiscard]] ChunkId parse_chunk_id(std::string_view text);
+
+/// The all-zero id stands for content of zeros (a chunk, a subtree, a whole disk), which is not stored.
+[[nodiscard]] bool is_zero_chunk(const ChunkId& id) noexcept;
+
+/// Two lower-case hexadecimal digits for each byte.
+[[nodiscard]] std::string bytes_to_hex(std::span<const std::byte> bytes);
+/// False when the text is not exactly that.
+[[nodiscard]] bool hex_to_bytes(std::string_view text, std::span<std::byte> bytes);
+
+/// The id's first bytes spread evenly already.
+struct ChunkIdHash {
+  std::size_t operator()(const ChunkId& id) const noexcept {
+    std::size_t hash = 0;
+    std::memcpy(&hash, id.bytes.data(), sizeof hash);
+    return hash;
+  }
+};
 
 }  // namespace stillpoint

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/repository/chunk-id.hh"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace stillpoint {
+
+/// CRC-32C (Castagnoli) as iSCSI defines it: initial value and final inversion included.
+[[nodiscard]] std::uint32_t crc32c(std::span<const std::byte> bytes) noexcept;
+
+/// Whether every byte is zero; true for none.
+[[nodiscard]] bool is_zero(std::span<const std::byte> bytes) noexcept;
+
+/// Names chunks by SHA-256. One for each thread: it keeps a context so that a chunk costs no allocation.
+class ChunkHasher {
+ public:
+  ChunkHasher();
+  ChunkHasher(ChunkHasher&&) noexcept;
+  ChunkHasher& operator=(ChunkHasher&&) noexcept;
+  ~ChunkHasher();
+
+  [[nodiscard]] ChunkId operator()(std::span<const std::byte> bytes);
+
+ private:
+  struct Context;
+  std::unique_ptr<Context> context_;
+};
+
+}  // namespace stillpoint

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/repository/buffer-pool.hh"
+#include "host/repository/chunk-id.hh"
+#include "host/repository/crew.hh"
+#include "host/repository/index.hh"
+#include "host/repository/pack-stream.hh"
+#include "host/repository/pack.hh"
+#include "host/repository/store.hh"
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace stillpoint {
+
+struct StoredCounts;
+
+/// What one writer has added, counted by all threads that work for it.
+struct StoredTally {
+  std::atomic<std::uint64_t> chunks{0};
+  std::atomic<std::uint64_t> new_chunks{0};
+  std::atomic<std::uint64_t> stored{0};
+  [[nodiscard]] StoredCounts counts() const noexcept;
+};
+
+/// Plain bytes of the longest chunk that a dump is cut into.
+inline constexpr std::uint32_t max_dump_chunk_bytes = 512 << 10;
+
+/// Chunks by their ids: what disks and dumps are made of. May be used by several threads.
+class ChunkStore {
+ public:
+  /// `repository`: its id, is_id.
+  ChunkStore(std::shared_ptr<Store> store, std::string_view repository, std::uint32_t chunk_bytes, bool writable);
+  ChunkStore(const ChunkStore&) = delete;
+  ChunkStore& operator=(const ChunkStore&) = delete;
+  ~ChunkStore();
+
+  [[nodiscard]] std::uint32_t chunk_bytes() const noexcept { return chunk_bytes_; }
+
+  /// Stores a chunk unless it is there; not durable before flush(). Zero chunks are stored as any other.
+  ChunkId put(std::span<const std::byte> plain, RecordKind kind, StoredTally& tally);
+
+  /// Fills `plain` with the chunk, which has exactly that length; checked against its id. Throws Corruption.
+  void get(const ChunkId& id, std::span<std::byte> plain);
+  /// A chunk of unknown length, at most `limit` bytes.
+  [[nodiscard]] std::vector<std::byte> get(const ChunkId& id, std::size_t limit);
+
+  /// Makes everything that was put durable, then the index.
+  void flush();
+
+  /// Stops all writers: they throw it from now on. The first one counts.
+  void fail(std::exception_ptr failure) noexcept;
+  /// Throws what was given to fail().
+  void check() const;
+  [[nodiscard]] bool failed() const noexcept { return has_failed_; }
+
+  [[nodiscard]] Crew& crew() noexcept { return crew_; }
+  [[nodiscard]] BufferPool& disk_buffers() noexcept { return disk_buffers_; }
+  [[nodiscard]] BufferPool& dump_buffers() noexcept { return dump_buffers_; }
+
+ private:
+  struct PutContext;
+  struct GetContext;
+  template <typename Context>
+  class Loan;
+
+  std::size_t store(PutContext& context, const ChunkId& id, std::span<const std::byte> plain, RecordKind kind);
+  std::vector<std::byte> get_sized(const ChunkId& id, std::size_t exact, std::size_t limit, std::span<std::byte> into);
+  void read_record(const ChunkId& id, const Index::Location& location, std::span<std::byte> plain);
+  std::shared_ptr<ObjectReader> pack_reader(const PackId& id);
+
+  std::shared_ptr<Store> store_;
+  std::array<std::byte, 16> repository_{};
+  std::uint32_t chunk_bytes_;
+  bool writable_;
+  Index index_;
+  PackStream packs_;
+  std::shared_mutex putting_;  ///< shared from a claim until the chunk is in a pack; flush() takes it alone
+
+  std::mutex contexts_mutex_;
+  std::vector<std::unique_ptr<PutContext>> put_contexts_;
+  std::vector<std::unique_ptr<GetContext>> get_contexts_;
+
+  std::mutex readers_mutex_;
+  std::list<std::pair<PackId, std::shared_ptr<ObjectReader>>> readers_;  ///< most recently used first
+
+  mutable std::mutex failure_mutex_;
+  std::exception_ptr failure_;
+  std::atomic<bool> has_failed_{false};
+
+  BufferPool disk_buffers_;
+  BufferPool dump_buffers_;
+  Crew crew_;  ///< last: its threads end before what they use
+};
+
+}  // namespace stillpoint

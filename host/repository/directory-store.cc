@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/repository/directory-store.hh"
+
+#include "common/clock.hh"
+#include "common/errors.hh"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+namespace stillpoint {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// So much is handed to the disk at once while a pack grows, so that the sync at its end is short.
+constexpr std::uint64_t writeback_bytes = 8 << 20;
+
+std::uint64_t file_size(int fd, std::string_view name) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) throw_errno<Corruption>(fmt::format("cannot read {}", name));
+  return static_cast<std::uint64_t>(info.st_size);
+}
+
+void read_object(int fd, std::uint64_t offset, std::span<std::byte> buffer, const std::string& path) {
+  while (!buffer.empty()) {
+    const ssize_t n = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw_errno<Corruption>(fmt::format("cannot read {} at {}", path, offset));
+    if (n == 0) throw Corruption(fmt::format("{} ends at {}, {} bytes are missing", path, offset, buffer.size()));
+    buffer = buffer.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+}
+
+/// Creates the directory and makes its entry durable; one that is there is fine.
+void make_directory(const fs::path& path) {
+  if (::mkdir(path.c_str(), 0755) == 0)
+    sync_directory(path.parent_path());
+  else if (errno != EEXIST)
+    throw_storage_errno(fmt::format("cannot create {}", path.native()), errno);
+}
+
+void make_directories(const fs::path& root, const fs::path& below) {
+  fs::path path = root;
+  for (const fs::path& part : below)
+    make_directory(path /= part);
+}
+
+/// Renames without replacing; file systems that cannot do so by rename can by a link.
+int publish(const char* from, const char* to) {
+  if (::renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) return 0;
+  if (errno != EINVAL && errno != ENOSYS) return -1;
+  if (::link(from, to) != 0) return -1;
+  ::unlink(from);
+  return 0;
+}
+
+class DirectoryWriter : public ObjectWriter {
+ public:
+  DirectoryWriter(const fs::path& root, std::string name)
+      : root_(root), name_(std::move(name)), temporary_(root / "tmp" / random_id()), fd_(create()) {}
+  DirectoryWriter(const DirectoryWriter&) = delete;
+  DirectoryWriter& operator=(const DirectoryWriter&) = delete;
+  ~DirectoryWriter() override {
+    if (!published_) ::unlink(temporary_.c_str());
+  }
+
+  void append(std::span<const std::byte> bytes) override {
+    write_all(fd_.get(), bytes, temporary_.native());
+    size_ += bytes.size();
+    if (size_ - written_back_ >= writeback_bytes) {
+      // Only a hint: what it leaves undone, commit() does.
+      static_cast<void>(::sync_file_range(fd_.get(), static_cast<off_t>(written_back_),
+                                          static_cast<off_t>(size_ - written_back_), SYNC_FILE_RANGE_WRITE));
+      written_back_ = size_;
+    }
+  }
+
+  void commit() override {
+    sync_file(fd_.get(), temporary_.native());
+    const fs::path target = root_ / name_;
+    if (publish(temporary_.c_str(), target.c_str()) != 0) {
+      const int failure = errno;
+      if (failure != ENOENT) throw_storage_errno(fmt::format("cannot create {}", target.native()), failure);
+      make_directories(root_, fs::path(name_).parent_path());
+      if (publish(temporary_.c_str(), target.c_str()) != 0)
+        throw_storage_errno(fmt::format("cannot create {}", target.native()), errno);
+    }
+    published_ = true;
+    sync_directory(target.parent_path());
+    fd_.reset();
+  }
+
+ private:
+  UniqueFd create() const {
+    const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
+    UniqueFd fd(::open(temporary_.c_str(), flags | O_CLOEXEC, 0644));
+    if (fd || errno != ENOENT) return fd ? std::move(fd) : open_file(temporary_, flags);
+    make_directory(temporary_.parent_path());
+    return open_file(temporary_, flags);
+  }
+
+  fs::path root_;
+  std::string name_;
+  fs::path temporary_;
+  UniqueFd fd_;
+  std::uint64_t size_ = 0;
+  std::uint64_t written_back_ = 0;
+  bool published_ = false;
+};
+
+class DirectoryReader : public ObjectReader {
+ public:
+  DirectoryReader(UniqueFd fd, std::string path)
+      : fd_(std::move(fd)), path_(std::move(path)), size_(file_size(fd_.get(), path_)) {}
+
+  [[nodiscard]] std::uint64_t size() const override { return size_; }
+  void read(std::uint64_t offset, std::span<std::byte> buffer) override {
+    read_object(fd_.get(), offset, buffer, path_);
+  }
+
+ private:
+  UniqueFd fd_;
+  std::string path_;
+  std::uint64_t size_;
+};
+
+class MappedView : public ObjectView {
+ public:
+  MappedView(void* address, std::size_t size) noexcept : address_(address), size_(size) {}
+  MappedView(const MappedView&) = delete;
+  MappedView& operator=(const MappedView&) = delete;
+  ~MappedView() override { ::munmap(address_, size_); }
+  [[nodiscard]] std::span<const std::byte> bytes() const override {
+    return {static_cast<const std::byte*>(address_), size_};
+  }
+
+ private:
+  void* address_;
+  std::size_t size_;
+};
+
+bool is_network(const fs::path& path) {
+  struct statfs info {};
+  constexpr long cifs = 0xff534d42;
+  constexpr long ceph = 0x00c36400;
+  if (::statfs(path.c_str(), &info) != 0) return true;
+  return info.f_type == NFS_SUPER_MAGIC || info.f_type == FUSE_SUPER_MAGIC || info.f_type == cifs ||
+         info.f_type == SMB2_SUPER_MAGIC || info.f_type == ceph;
+}
+
+/// Whether nothing is in it but what a new file system has.
+bool is_free(const fs::path& path) {
+  std::error_code failure;
+  for (fs::directory_iterator it(path, failure); !failure && it != fs::directory_iterator(); it.increment(failure))
+    if (it->path().filename() != "lost+found") return false;
+  if (failure) throw ConfigError(fmt::format("cannot list {}: {}", path.native(), failure.message()));
+  return true;
+}
+
+void list_below(const fs::path& directory, const std::string& prefix, std::vector<ObjectInfo>& objects, int depth) {
+  std::error_code failure;
+  fs::directory_iterator it(directory, failure);
+  if (failure == std::errc::no_such_file_or_directory) return;
+  for (; !failure && it != fs::directory_iterator(); it.increment(failure)) {
+    const std::string name = prefix + "/" + it->path().filename().native();
+    struct stat info {};
+    if (::lstat(it->path().c_str(), &info) != 0) continue;  // gone since
+    if (S_ISDIR(info.st_mode) && depth < 4) list_below(it->path(), name, objects, depth + 1);
+    if (S_ISREG(info.st_mode)) objects.push_back({name, static_cast<std::uint64_t>(info.st_size)});
+  }
+  if (failure) throw Corruption(fmt::format("cannot list {}: {}", directory.native(), failure.message()));
+}
+
+}  // namespace
+
+DirectoryStore::DirectoryStore(const fs::path& path, StoreAccess access) : root_(path) {
+  struct stat info {};
+  const bool there = ::stat(root_.c_str(), &info) == 0;
+  if (!there && errno != ENOENT) throw_errno<ConfigError>(fmt::format("cannot open {}", root_.native()));
+  if (there && !S_ISDIR(info.st_mode)) throw ConfigError(fmt::format("{} is not a directory", root_.native()));
+  if (access == StoreAccess::create) {
+    if (!there) {
+      if (::mkdir(root_.c_str(), 0755) != 0)
+        throw_storage_errno(fmt::format("cannot create {}", root_.native()), errno);
+      sync_directory(fs::absolute(root_).parent_path());
+    } else if (!is_free(root_)) {
+      throw ConfigError(fmt::format("{} is not empty", root_.native()),
+                        "a repository needs a directory of its own: name a new or an empty one");
+    }
+  } else if (!there) {
+    throw ConfigError(fmt::format("there is no repository at {}", root_.native()),
+                      "check the path and that its file system is mounted, or create one with 'stillpoint init'");
+  }
+  root_ = fs::canonical(root_);
+  if (access != StoreAccess::read && ::access(root_.c_str(), W_OK | X_OK) != 0)
+    throw ConfigError(errno_message(fmt::format("the repository {} cannot be written", root_.native()), errno),
+                      "check that it is mounted read-write and who you are");
+  map_files_ = !is_network(root_);
+}
+
+UniqueFd DirectoryStore::open_object(const std::string& name) const {
+  const fs::path path = root_ / name;
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd && errno == ENOENT) throw NotFound(fmt::format("{} does not exist", path.native()));
+  if (!fd && (errno == EACCES || errno == EPERM))
+    throw_errno<ConfigError>(fmt::format("cannot open {}", path.native()));
+  if (!fd && (errno == EMFILE || errno == ENFILE)) throw_errno(fmt::format("cannot open {}", path.native()));
+  if (!fd) throw_errno<Corruption>(fmt::format("cannot open {}", path.native()));
+  return fd;
+}
+
+std::unique_ptr<ObjectWriter> DirectoryStore::writer(std::string name) {
+  return std::make_unique<DirectoryWriter>(root_, std::move(name));
+}
+
+std::unique_ptr<ObjectReader> DirectoryStore::reader(const std::string& name) {
+  return std::make_unique<DirectoryReader>(open_object(name), (root_ / name).native());
+}
+
+std::unique_ptr<ObjectView> DirectoryStore::view(const std::string& name) {
+  const std::string path = (root_ / name).native();
+  const UniqueFd fd = open_object(name);
+  const std::uint64_t size = file_size(fd.get(), path);
+  if (map_files_ && size > 0) {
+    void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd.get(), 0);
+    if (address != MAP_FAILED) return std::make_unique<MappedView>(address, size);
+  }
+  std::vector<std::byte> bytes(size);
+  read_object(fd.get(), 0, bytes, path);
+  return memory_view(std::move(bytes));
+}
+
+std::vector<ObjectInfo> DirectoryStore::list(std::string_view prefix) {
+  std::vector<ObjectInfo> objects;
+  list_below(root_ / prefix, std::string(prefix), objects, 0);
+  return objects;
+}
+
+bool DirectoryStore::exists(const std::string& name) {
+  return ::access((root_ / name).c_str(), F_OK) == 0;
+}
+
+void DirectoryStore::remove(const std::string& name) {
+  if (::unlink((root_ / name).c_str()) != 0 && errno != ENOENT)
+    throw_storage_errno(fmt::format("cannot delete {}/{}", root_.native(), name), errno);
+}
+
+}  // namespace stillpoint

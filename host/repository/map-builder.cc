@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/repository/map-builder.hh"
+
+#include "host/repository/checksum.hh"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace stillpoint {
+
+MapBuilder::MapBuilder(ChunkStore& chunks, std::uint64_t size, const std::optional<DiskMap>& base, StoredTally& tally)
+    : chunks_(chunks), shape_(size, chunks.chunk_bytes()), tally_(tally) {
+  if (base) base_.emplace(chunks, *base);
+}
+
+void MapBuilder::advance(std::uint64_t number) {
+  if (number < next_ || number >= shape_.chunks()) throw std::logic_error("chunk numbers ascend and lie on the disk");
+  next_ = number + 1;
+}
+
+void MapBuilder::expect(std::uint64_t number) {
+  advance(number);
+  close_before(number / map_fanout);
+  const std::scoped_lock lock(mutex_);
+  OpenLeaf& leaf = open_[number / map_fanout];
+  leaf.given.set(number % map_fanout);
+  ++leaf.awaited;
+}
+
+void MapBuilder::settle(std::uint64_t number, const ChunkId& id) {
+  const std::uint64_t index = number / map_fanout;
+  std::unique_lock lock(mutex_);
+  const auto it = open_.find(index);
+  if (it == open_.end()) throw std::logic_error("a chunk that nobody expected");
+  OpenLeaf& leaf = it->second;
+  leaf.ids[number % map_fanout] = id;
+  if (--leaf.awaited > 0 || !leaf.closed) return;
+  OpenLeaf whole = std::move(leaf);
+  open_.erase(it);
+  lock.unlock();
+  complete(index, std::move(whole));
+}
+
+void MapBuilder::zeros(std::uint64_t first, std::uint64_t count) {
+  if (count == 0) return;
+  advance(first);
+  if (count > shape_.chunks() - first) throw std::logic_error("chunks behind the end of the disk");
+  const std::uint64_t end = first + count;
+  next_ = end;
+  close_before(first / map_fanout);
+  for (std::uint64_t at = first; at < end;) {
+    const std::uint64_t index = at / map_fanout;
+    const bool to_disk_end = end == shape_.chunks();
+    const std::uint64_t whole_until = to_disk_end ? (end + map_fanout - 1) / map_fanout : end / map_fanout;
+    if (at % map_fanout == 0 && whole_until > index) {
+      zero_leaves_.push_back({index, whole_until});
+      at = std::min(end, whole_until * map_fanout);
+      continue;
+    }
+    const std::uint64_t stop = std::min(end, (index + 1) * map_fanout);
+    const std::scoped_lock lock(mutex_);
+    OpenLeaf& leaf = open_[index];
+    for (; at < stop; ++at)
+      leaf.given.set(at % map_fanout);
+  }
+}
+
+void MapBuilder::close_before(std::uint64_t leaf) {
+  for (;;) {
+    std::unique_lock lock(mutex_);
+    auto it = open_.begin();
+    while (it != open_.end() && it->first < leaf && it->second.awaited > 0) {
+      it->second.closed = true;
+      ++it;
+    }
+    if (it == open_.end() || it->first >= leaf) return;
+    const std::uint64_t index = it->first;
+    OpenLeaf whole = std::move(it->second);
+    open_.erase(it);
+    lock.unlock();
+    complete(index, std::move(whole));
+  }
+}
+
+void MapBuilder::complete(std::uint64_t index, OpenLeaf leaf) {
+  fill_from_base(index, leaf);
+  const bool zero = std::all_of(leaf.ids.begin(), leaf.ids.end(), is_zero_chunk);
+  const ChunkId id = zero ? ChunkId{} : chunks_.put(encode_disk_node(1, leaf.ids), RecordKind::node, tally_);
+  const std::scoped_lock lock(mutex_);
+  done_[index] = id;
+}
+
+void MapBuilder::fill_from_base(std::uint64_t index, OpenLeaf& leaf) {
+  const std::uint64_t children = shape_.children(1, index);
+  bool lacking = false;
+  for (std::uint64_t i = 0; i < children && !lacking; ++i)
+    lacking = !leaf.given.test(i);
+  if (!base_ || !lacking) return;
+  const std::uint64_t base_children = base_->shape().children(1, index);
+  if (base_children == 0) return;
+  const DiskTree::Node base = base_->leaf(index);
+  if (!base) return;
+  for (std::uint64_t i = 0; i < std::min(children, base_children); ++i)
+    if (!leaf.given.test(i)) leaf.ids[i] = resized(index * map_fanout + i, (*base)[i]);
+}
+
+/// The chunk at the end of the smaller disk has another length on the other one.
+ChunkId MapBuilder::resized(std::uint64_t number, const ChunkId& id) {
+  const std::uint32_t before = base_->shape().chunk_length(number);
+  const std::uint32_t now = shape_.chunk_length(number);
+  if (before == now || is_zero_chunk(id)) return id;
+  std::vector<std::byte> bytes(before);
+  chunks_.get(id, bytes);
+  bytes.resize(now);
+  return is_zero(bytes) ? ChunkId{} : chunks_.put(bytes, RecordKind::data, tally_);
+}
+
+DiskMap MapBuilder::finish() {
+  close_before(UINT64_MAX);
+  ChunkId base_root;
+  if (base_) {
+    base_root = base_->root();
+    if (base_->shape().height() > shape_.height()) base_root = base_->node_id(shape_.height(), 0);
+  }
+  return {build(shape_.height(), 0, base_root), shape_.size()};
+}
+
+bool MapBuilder::touched(std::uint64_t begin, std::uint64_t end) const {
+  const auto done = done_.lower_bound(begin);
+  if (done != done_.end() && done->first < end) return true;
+  const auto zero = std::upper_bound(zero_leaves_.begin(), zero_leaves_.end(), begin,
+                                     [](std::uint64_t leaf, const Range& range) { return leaf < range.end; });
+  return zero != zero_leaves_.end() && zero->begin < end;
+}
+
+bool MapBuilder::all_zero(std::uint64_t begin, std::uint64_t end) const {
+  auto zero = std::upper_bound(zero_leaves_.begin(), zero_leaves_.end(), begin,
+                               [](std::uint64_t leaf, const Range& range) { return leaf < range.end; });
+  for (; zero != zero_leaves_.end() && zero->begin <= begin; ++zero) {
+    begin = zero->end;
+    if (begin >= end) return true;
+  }
+  return false;
+}
+
+/// Whether the chunks [begin, end) lie on both disks at full length.
+bool MapBuilder::same_as_base(std::uint64_t begin, std::uint64_t end) const {
+  if (base_->shape().size() == shape_.size()) return true;
+  const std::uint64_t whole = std::min(base_->shape().size(), shape_.size()) / chunks_.chunk_bytes();
+  return begin < whole && end <= whole;
+}
+
+/// `base`: the base's node at this place; above the base's height, and first of its level, the base's root.
+ChunkId MapBuilder::build(unsigned level, std::uint64_t index, const ChunkId& base) {
+  const std::uint64_t children = shape_.children(level, index);
+  if (children == 0) return {};
+  const std::uint64_t leaves = DiskShape::span(level - 1);
+  const std::uint64_t first_leaf = index * leaves;
+  const std::uint64_t end_leaf = std::min(first_leaf + leaves, (shape_.chunks() + map_fanout - 1) / map_fanout);
+  if (all_zero(first_leaf, end_leaf)) return {};
+  const bool above_base = base_ && level > base_->shape().height();
+  if (!touched(first_leaf, end_leaf)) {
+    if (is_zero_chunk(base)) return {};
+    if (!above_base && same_as_base(first_leaf * map_fanout, std::min(end_leaf * map_fanout, shape_.chunks())))
+      return base;
+  }
+  if (level == 1) {
+    const auto done = done_.find(index);
+    if (done != done_.end()) return done->second;
+    OpenLeaf leaf;
+    fill_from_base(index, leaf);
+    if (std::all_of(leaf.ids.begin(), leaf.ids.end(), is_zero_chunk)) return {};
+    return chunks_.put(encode_disk_node(1, leaf.ids), RecordKind::node, tally_);
+  }
+  std::vector<ChunkId> base_ids(map_fanout);
+  if (above_base)
+    base_ids[0] = base;
+  else if (!is_zero_chunk(base))
+    base_ids = *base_->node(base, level, index);
+  std::vector<ChunkId> ids(map_fanout);
+  for (std::uint64_t i = 0; i < children; ++i)
+    ids[i] = build(level - 1, index * map_fanout + i, base_ids[i]);
+  if (std::all_of(ids.begin(), ids.end(), is_zero_chunk)) return {};
+  return chunks_.put(encode_disk_node(level, ids), RecordKind::node, tally_);
+}
+
+}  // namespace stillpoint

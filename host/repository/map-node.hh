@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/repository/chunk-id.hh"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace stillpoint {
+
+/// Children of a node of a disk map or stream map.
+inline constexpr std::uint64_t map_fanout = 1024;
+/// No tree is higher: 1024^6 chunks are more than any disk has.
+inline constexpr unsigned max_map_level = 6;
+inline constexpr std::size_t max_disk_node_bytes = 8 + map_fanout * 32;
+inline constexpr std::size_t max_stream_node_bytes = 8 + map_fanout * 40;
+
+/// A node of a stream map names each child and how long what is below it is.
+struct StreamEntry {
+  ChunkId id;
+  std::uint64_t length = 0;  ///< bytes of the stream
+};
+
+/// `ids`: at most map_fanout; trailing zero ids are left out, so that a node does not depend on the disk's size.
+[[nodiscard]] std::vector<std::byte> encode_disk_node(unsigned level, std::span<const ChunkId> ids);
+/// Always map_fanout ids, zero ids at the end. Throws Corruption when it is not a node of that level, or names a child
+/// beyond the first `children`; `id` is for the message.
+[[nodiscard]] std::vector<ChunkId> decode_disk_node(std::span<const std::byte> bytes, unsigned level,
+                                                    std::uint64_t children, const ChunkId& id);
+
+[[nodiscard]] std::vector<std::byte> encode_stream_node(unsigned level, std::span<const StreamEntry> entries);
+/// A stream map's root says how high the tree is. Throws Corruption when it is no stream node.
+[[nodiscard]] unsigned stream_node_level(std::span<const std::byte> bytes, const ChunkId& id);
+/// Throws Corruption when it is not a node of that level over exactly `length` bytes.
+[[nodiscard]] std::vector<StreamEntry> decode_stream_node(std::span<const std::byte> bytes, unsigned level,
+                                                          std::uint64_t length, const ChunkId& id);
+
+}  // namespace stillpoint

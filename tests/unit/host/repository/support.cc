@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "tests/unit/host/repository/support.hh"
+
+#include "common/clock.hh"
+#include "common/errors.hh"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+namespace stillpoint::test {
+
+namespace fs = std::filesystem;
+
+Scratch::Scratch() : path_(fs::temp_directory_path() / ("stillpoint-test-" + random_id())) {
+  fs::create_directories(path_);
+}
+
+Scratch::~Scratch() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+Bytes random_bytes(std::size_t length, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Bytes bytes(length);
+  for (std::size_t i = 0; i < length; i += 8) {
+    const std::uint64_t value = random();
+    std::memcpy(bytes.data() + i, &value, std::min<std::size_t>(8, length - i));
+  }
+  return bytes;
+}
+
+Bytes text_bytes(std::size_t length, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::string text;
+  text.reserve(length + 100);
+  while (text.size() < length)
+    text += fmt::format("{}\tcustomer {}\tcity {}\t{}\n", text.size(), random() % 100000, random() % 100, random());
+  text.resize(length);
+  Bytes bytes(length);
+  std::memcpy(bytes.data(), text.data(), length);
+  return bytes;
+}
+
+namespace {
+
+void submit_chunk(DiskWriter& writer, std::span<const std::byte> disk, std::uint64_t number) {
+  ChunkBuffer buffer = writer.acquire(number);
+  const std::span<const std::byte> from = disk.subspan(number * writer.chunk_size());
+  REQUIRE(buffer.bytes().size() == std::min<std::size_t>(writer.chunk_size(), from.size()));
+  std::memcpy(buffer.bytes().data(), from.data(), buffer.bytes().size());
+  writer.submit(number, std::move(buffer));
+}
+
+}  // namespace
+
+DiskMap write_whole(Repository& repository, std::span<const std::byte> disk) {
+  const std::unique_ptr<DiskWriter> writer = repository.write_disk(disk.size(), std::nullopt);
+  const std::uint64_t chunks = (disk.size() + writer->chunk_size() - 1) / writer->chunk_size();
+  for (std::uint64_t number = 0; number < chunks; ++number)
+    submit_chunk(*writer, disk, number);
+  return writer->finish();
+}
+
+DiskMap write_chunks(Repository& repository, std::span<const std::byte> disk, const DiskMap& base,
+                     const std::vector<std::uint64_t>& numbers, StoredCounts* counts) {
+  const std::unique_ptr<DiskWriter> writer = repository.write_disk(disk.size(), base);
+  for (const std::uint64_t number : numbers)
+    submit_chunk(*writer, disk, number);
+  const DiskMap map = writer->finish();
+  if (counts != nullptr) *counts = writer->counts();
+  return map;
+}
+
+Bytes read_whole(Repository& repository, const DiskMap& map) {
+  const std::unique_ptr<BlockReader> reader = repository.open_disk(map);
+  REQUIRE(reader->size() == map.size);
+  Bytes bytes(map.size, std::byte{0xee});
+  if (!bytes.empty()) reader->pread(bytes, 0);
+  return bytes;
+}
+
+StreamMap write_stream(Repository& repository, std::span<const std::byte> bytes, StoredCounts* counts) {
+  const std::unique_ptr<DumpWriter> writer = repository.write_dump();
+  std::size_t step = 1;
+  while (!bytes.empty()) {
+    const std::size_t length = std::min(step, bytes.size());
+    writer->write(bytes.first(length));
+    bytes = bytes.subspan(length);
+    step = step * 3 % 200003;
+  }
+  const StreamMap map = writer->finish();
+  if (counts != nullptr) *counts = writer->counts();
+  return map;
+}
+
+Bytes read_stream(Repository& repository, const StreamMap& map) {
+  Bytes bytes;
+  repository.read_dump(map,
+                       [&](std::span<const std::byte> part) { bytes.insert(bytes.end(), part.begin(), part.end()); });
+  return bytes;
+}
+
+Manifest commit(Repository& repository, std::string_view domain, const DiskMap& disk,
+                const std::optional<StreamMap>& dump, std::string_view time) {
+  Manifest manifest;
+  manifest.id = random_id();
+  manifest.domain = domain;
+  manifest.instant = parse_time(time);
+  manifest.name = repository.free_name(domain, manifest.instant);
+  manifest.domain_xml = "<domain type='qemu'/>";
+  DiskRecord record;
+  record.target = "vda";
+  record.format = "raw";
+  record.map = disk;
+  manifest.disks.push_back(record);
+  if (dump) {
+    DumpRecord dump_record;
+    dump_record.name = "postgresql/15-main/app";
+    dump_record.map = *dump;
+    manifest.dumps.push_back(dump_record);
+  }
+  repository.commit(manifest);
+  return manifest;
+}
+
+std::vector<fs::path> files_below(const fs::path& directory) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(directory))
+    if (entry.is_regular_file()) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace stillpoint::test

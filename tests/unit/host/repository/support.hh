@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/repository/repository.hh"
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace stillpoint::test {
+
+using Bytes = std::vector<std::byte>;
+
+/// A directory of its own, removed in the end.
+class Scratch {
+ public:
+  Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch();
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] std::string repository() const { return (path_ / "repository").native(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// The same bytes for the same seed; they do not compress.
+[[nodiscard]] Bytes random_bytes(std::size_t length, std::uint64_t seed);
+/// Lines that compress.
+[[nodiscard]] Bytes text_bytes(std::size_t length, std::uint64_t seed);
+
+/// Writes all of `disk`, zeros as zeros.
+[[nodiscard]] DiskMap write_whole(Repository& repository, std::span<const std::byte> disk);
+/// Writes only the named chunks on top of the base.
+[[nodiscard]] DiskMap write_chunks(Repository& repository, std::span<const std::byte> disk, const DiskMap& base,
+                                   const std::vector<std::uint64_t>& numbers, StoredCounts* counts = nullptr);
+[[nodiscard]] Bytes read_whole(Repository& repository, const DiskMap& map);
+
+[[nodiscard]] StreamMap write_stream(Repository& repository, std::span<const std::byte> bytes,
+                                     StoredCounts* counts = nullptr);
+[[nodiscard]] Bytes read_stream(Repository& repository, const StreamMap& map);
+
+/// A manifest with one disk, and a dump when `dump` is given; named and committed.
+Manifest commit(Repository& repository, std::string_view domain, const DiskMap& disk,
+                const std::optional<StreamMap>& dump = std::nullopt, std::string_view time = "2026-11-22T08:20:11Z");
+
+/// All objects of the repository by path below it.
+[[nodiscard]] std::vector<std::filesystem::path> files_below(const std::filesystem::path& directory);
+
+}  // namespace stillpoint::test
