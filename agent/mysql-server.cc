@@ -77,11 +77,12 @@ Catalogue read_catalogue(Session& session, const Deadline& deadline) {
     if (!row.at(0).starts_with("#mysql50#")) result.databases.push_back(std::move(row[0]));
   }
   for (Session::Row& row :
-       session.rows(std::string("SELECT table_schema, table_name, engine FROM information_schema.tables "
+       session.rows(std::string("SELECT table_schema, table_name, engine, table_type FROM information_schema.tables "
                                 "WHERE table_type NOT LIKE '%VIEW' AND table_schema") +
                         own,
                     deadline))
-    result.tables.push_back({std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), false});
+    result.tables.push_back(
+        {std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), row.at(3) == "SEQUENCE", false});
   std::sort(result.databases.begin(), result.databases.end());
   std::sort(result.tables.begin(), result.tables.end(),
             [](const Table& a, const Table& b) { return std::tie(a.database, a.name) < std::tie(b.database, b.name); });

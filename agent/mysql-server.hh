@@ -36,8 +36,9 @@ inline constexpr int lock_wait_timeout = 1205;
 struct Table {
   std::string database;
   std::string name;
-  std::string engine;   ///< "InnoDB", ...; "" when the server cannot tell, because the table is broken
-  bool broken = false;  ///< reading nothing of it failed
+  std::string engine;     ///< "InnoDB", ...; "" when the server cannot tell, because the table is broken
+  bool sequence = false;  ///< an object of CREATE SEQUENCE: counts on outside of transactions
+  bool broken = false;    ///< reading nothing of it failed
 
   /// Whether a snapshot shows it as it was.
   [[nodiscard]] bool transactional() const;
