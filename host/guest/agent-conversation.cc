@@ -146,6 +146,7 @@ std::optional<Frame> AgentConversation::next_frame() {
 void AgentConversation::cancel(std::uint32_t stream, std::uint64_t credit) {
   cancelled_.emplace(stream, credit);
   send(Json{{"type", type::cancel}, {"stream", stream}});
+  write_some();  // nobody may wait for anything after this
 }
 
 Json AgentConversation::ask(std::string_view type, std::string_view answer, Json request, const Deadline& deadline) {
