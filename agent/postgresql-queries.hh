@@ -50,8 +50,10 @@ inline constexpr std::string_view in_flight_query =
 
 /// Prepared transactions of this database, and the relations where they hold locks that writers take (else NULL).
 inline constexpr std::string_view prepared_transactions_query =
-    "SELECT p.gid, l.relation FROM pg_prepared_xacts p LEFT JOIN pg_locks l "
-    "ON l.virtualtransaction = '-1/' || p.transaction::text AND l.locktype = 'relation' AND l.relation >= 16384 "
+    "SELECT p.gid, l.relation FROM pg_prepared_xacts p "
+    "LEFT JOIN pg_locks x ON x.locktype = 'transactionid' AND x.transactionid = p.transaction AND x.pid IS NULL "
+    "LEFT JOIN pg_locks l ON l.virtualtransaction = x.virtualtransaction AND l.pid IS NULL "
+    "AND l.locktype = 'relation' AND l.relation >= 16384 "
     "AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock') "
     "WHERE p.database = current_database()";
 

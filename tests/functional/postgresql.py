@@ -1,0 +1,502 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""postgresql.py DRIVER: the PostgreSQL engine on a real cluster under write load.
+
+A "crash copy" is the data directory copied while every process of the server is stopped: what a block snapshot of a
+frozen file system holds. A second server recovers it, and its dump is compared with the engine's.
+"""
+import glob
+import itertools
+import json
+import os
+import pwd
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+DRIVER = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+WEIRD = 'we ird"é'
+WEIRD_DUMP = "we%20ird%22%C3%A9"
+PORT = "6543"
+OPTIONS = {
+    "listen_addresses": "''",
+    "unix_socket_permissions": "0700",
+    "autovacuum": "off",
+    "max_prepared_transactions": "10",
+    "client_connection_check_interval": "100ms",
+    # Asynchronous commits that stay in memory until somebody flushes them.
+    "synchronous_commit": "off",
+    "wal_writer_delay": "10s",
+    "checkpoint_timeout": "1h",
+    "min_wal_size": "2MB",
+    "shared_buffers": "32MB",
+    "log_line_prefix": "'%a|'",
+    "lc_messages": "C",
+}
+
+SCHEMA = """
+CREATE TABLE stock (id int PRIMARY KEY, amount int NOT NULL);
+INSERT INTO stock SELECT g, 0 FROM generate_series(1, 40) g;
+CREATE TABLE customers (id serial PRIMARY KEY, name text);
+INSERT INTO customers (name) SELECT 'c' || g FROM generate_series(1, 50) g;
+CREATE TABLE orders (id bigserial PRIMARY KEY, customer int REFERENCES customers, at timestamptz DEFAULT now());
+CREATE TABLE order_lines (id bigserial PRIMARY KEY, "order" bigint REFERENCES orders, item int REFERENCES stock);
+CREATE TABLE journal (bucket int, what text) PARTITION BY RANGE (bucket);
+CREATE TABLE journal_a PARTITION OF journal FOR VALUES FROM (0) TO (5);
+CREATE TABLE journal_b PARTITION OF journal FOR VALUES FROM (5) TO (10);
+CREATE TABLE audit (id bigserial, what text);
+CREATE UNLOGGED TABLE cache (k int);
+INSERT INTO cache VALUES (1);
+CREATE TABLE emptied (what text);
+INSERT INTO emptied SELECT 'many' FROM generate_series(1, 500);
+SELECT lo_from_bytea(4711, '\\x00010203');
+"""
+
+# Locks its tables in another order than they were created in: the engine has to learn it.
+WRITER = """DO $$ BEGIN LOOP
+  INSERT INTO audit (what) VALUES ('begin {n}');
+  INSERT INTO journal VALUES ((random() * 9.98)::int % 10, 'w{n}');
+  WITH o AS (INSERT INTO orders (customer) VALUES (1 + (random() * 49)::int % 50) RETURNING id)
+    INSERT INTO order_lines ("order", item) SELECT id, 1 + (random() * 39)::int % 40 FROM o;
+  UPDATE stock SET amount = amount + 1 WHERE id = {n};
+  IF {n} = 1 AND random() < 0.5 THEN PERFORM lo_put(4711, (random() * 1000)::int, '\\xff'); END IF;
+  COMMIT;
+  PERFORM pg_sleep(0.004);
+END LOOP; END $$"""
+
+WEIRD_WRITER = """DO $$ BEGIN LOOP
+  INSERT INTO "Ä b" (t) VALUES ('x'); INSERT INTO a VALUES (1); COMMIT; PERFORM pg_sleep(0.004);
+END LOOP; END $$"""
+
+
+def run_as():
+    return {"user": "postgres", "group": "postgres", "extra_groups": [], "cwd": "/",
+            "env": {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}}
+
+
+class Server:
+    """A postmaster on a data directory."""
+
+    def __init__(self, programs, data, sockets, **settings):
+        self.programs, self.data, self.sockets = programs, data, sockets
+        for directory in sockets:
+            os.makedirs(directory, exist_ok=True)
+            shutil.chown(directory, "postgres", "postgres")
+        settings = {**OPTIONS, **settings, "unix_socket_directories": "'" + ",".join(sockets) + "'"}
+        with open(data + "/postgresql.auto.conf", "w") as conf:
+            conf.writelines(f"{name} = {value}\n" for name, value in settings.items())
+        self.log_path = data + ".log"
+        self.log = open(self.log_path, "ab")
+        self.process = subprocess.Popen([programs + "/postgres", "-D", data, "-p", PORT], stdin=subprocess.DEVNULL,
+                                        stdout=self.log, stderr=self.log, start_new_session=True, **run_as())
+        deadline = time.monotonic() + 60
+        while subprocess.run([programs + "/pg_isready", "-q", "-h", sockets[0], "-p", PORT], timeout=20).returncode:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                with open(self.log_path, errors="replace") as log:
+                    raise RuntimeError("the server does not start:\n" + log.read()[-2000:])
+            time.sleep(0.03)
+
+    def command(self, database, *arguments):
+        return [self.programs + "/psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", self.sockets[0], "-p",
+                PORT, "-d", "dbname='" + database.replace("\\", "\\\\").replace("'", "\\'") + "'", *arguments]
+
+    def sql(self, statement, database="postgres"):
+        return subprocess.run(self.command(database, "-c", statement), check=True, capture_output=True, text=True,
+                              timeout=60, **run_as()).stdout.strip()
+
+    def dump(self, database):
+        return subprocess.run([self.programs + "/pg_dump", "--format=plain", "--no-unlogged-table-data", "-h",
+                               self.sockets[0], "-p", PORT, "-d", "dbname='" + database + "'"], check=True,
+                              capture_output=True, timeout=60, **run_as()).stdout
+
+    def processes(self):
+        """The postmaster and all its children."""
+        found = [self.process.pid]
+        for path in glob.glob("/proc/[0-9]*/stat"):
+            try:
+                with open(path) as stat:
+                    fields = stat.read().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[1]) == self.process.pid:
+                found.append(int(path.split("/")[2]))
+        return found
+
+    def signal_all(self, number):
+        for pid in self.processes():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    def stop(self):
+        self.signal_all(signal.SIGCONT)
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(30)
+        self.log.close()
+
+
+class Transaction:
+    """A session that stays open between statements."""
+
+    def __init__(self, server, database):
+        self.process = subprocess.Popen(server.command(database), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True, **run_as())
+
+    def run(self, statements):
+        self.process.stdin.write(statements + ";\n\\echo done\n")
+        self.process.stdin.flush()
+        while (line := self.process.stdout.readline()) != "done\n":
+            if not line:
+                raise RuntimeError("the session ended")
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(20)
+
+
+class Driver:
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen([DRIVER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        bufsize=1)
+        self.discovered = self.answer()
+
+    def answer(self):
+        if not select.select([self.process.stdout], [], [], 90)[0]:
+            raise RuntimeError("the driver does not answer")
+        return json.loads(self.process.stdout.readline())
+
+    def ask(self, command):
+        self.process.stdin.write(command + "\n")
+        return self.answer()
+
+    def must(self, command):
+        answer = self.ask(command)
+        if not answer["ok"]:
+            raise AssertionError(command + ": " + answer["message"])
+        return answer
+
+    def report(self):
+        return {entry["database"]: entry for entry in self.must("report")["databases"]}
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(20)
+        self.process.stdout.close()
+
+
+def comparable(dump):
+    """Without the random key of newer pg_dumps and the values of sequences, which no snapshot holds."""
+    return [line for line in dump.split(b"\n")
+            if not line.startswith((b"\\restrict ", b"\\unrestrict ", b"SELECT pg_catalog.setval("))]
+
+
+def difference(dump, other):
+    """The first lines where they differ, for a short message."""
+    a, b = comparable(dump), comparable(other)
+    return [] if a == b else [pair for pair in itertools.zip_longest(a, b) if pair[0] != pair[1]][:3]
+
+
+class PostgreSqlTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = tempfile.mkdtemp(prefix="stillpoint-postgresql-", dir="/tmp")
+        cls.addClassCleanup(shutil.rmtree, cls.scratch, ignore_errors=True)
+        os.chmod(cls.scratch, 0o711)
+        cls.programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: float(p.split("/")[4]))[-1]
+        data = cls.scratch + "/data"
+        os.mkdir(data, 0o700)
+        shutil.chown(data, "postgres", "postgres")
+        subprocess.run([cls.programs + "/initdb", "-D", data, "-A", "peer", "-E", "UTF8", "--no-sync",
+                        "--wal-segsize=1"], check=True,
+                       stdout=subprocess.DEVNULL, timeout=120, **run_as())
+        cls.server = Server(cls.programs, data, [cls.scratch + "/sockets", cls.scratch + "/more"])
+        cls.addClassCleanup(cls.server.stop)
+        cls.server.sql("CREATE DATABASE app")
+        cls.server.sql('CREATE DATABASE "we ird""é"')
+        cls.server.sql(SCHEMA, "app")
+        cls.server.sql('CREATE TABLE "Ä b" (id serial, t text); CREATE TABLE a (i int)', WEIRD)
+        os.symlink(cls.scratch + "/sockets", cls.scratch + "/other-name")
+        cls.times = []
+
+    @classmethod
+    def tearDownClass(cls):
+        print("quiesce, lock (ms), attempts: " +
+              ", ".join(f"{total:.0f} {lock:.0f} {attempts}" for total, lock, attempts in cls.times), file=sys.stderr)
+
+    def run(self, result=None):
+        begun = time.monotonic()
+        super().run(result)
+        print(f"{time.monotonic() - begun:.1f} s {self._testMethodName}", file=sys.stderr)
+
+    def driver(self, *arguments):
+        driver = Driver(":".join(self.scratch + d for d in ("/sockets", "/other-name", "/more", "/missing")),
+                        *arguments)
+        self.addCleanup(driver.close)
+        # One cluster, whichever of its sockets and names is looked at.
+        self.assertEqual((driver.discovered["count"], driver.discovered["warnings"]), (1, []))
+        return driver
+
+    def writers(self, writers):
+        running = [subprocess.Popen(self.server.command(database, "-c", statement), stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.DEVNULL, **run_as()) for database, statement in writers]
+
+        def end():
+            for writer in running:
+                self.assertIsNone(writer.poll(), "a writer failed")
+                writer.kill()
+                writer.wait()
+            self.wait_until("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO %'", "0")
+
+        self.addCleanup(end)
+        time.sleep(0.3)
+
+    def load(self):
+        self.writers([("app", WRITER.format(n=n)) for n in range(1, 7)] + [(WEIRD, WEIRD_WRITER)] * 2)
+
+    def transaction(self, database="app"):
+        transaction = Transaction(self.server, database)
+        self.addCleanup(transaction.close)
+        return transaction
+
+    def wait_until(self, query, value, database="postgres"):
+        deadline = time.monotonic() + 30
+        while (now := self.server.sql(query, database)) != value:
+            self.assertLess(time.monotonic(), deadline, f"{query} stays {now}")
+            time.sleep(0.02)
+
+    def quiesce(self, driver, limit=20000):
+        answer = driver.must(f"quiesce {limit}")
+        entry = driver.report()["app"]
+        self.times.append((answer["ms"], entry["acquired_us"] / 1000, entry["attempts"]))
+
+    def crash_copy(self):
+        copy = tempfile.mkdtemp(prefix="copy-", dir=self.scratch)
+        self.addCleanup(shutil.rmtree, copy, ignore_errors=True)
+        self.server.signal_all(signal.SIGSTOP)
+        try:
+            subprocess.run(["cp", "-a", "--reflink=auto", self.server.data, copy], check=True, timeout=60)
+        finally:
+            self.server.signal_all(signal.SIGCONT)
+        os.chmod(copy, 0o711)
+        os.remove(copy + "/data/postmaster.pid")
+        return copy
+
+    def recover(self, copy):
+        server = Server(self.programs, copy + "/data", [copy + "/s"], fsync="off")
+        self.addCleanup(server.stop)
+        return server
+
+    def take_dump(self, driver, part):
+        path = self.scratch + "/dump"
+        driver.must(f"dump postgresql/port-{PORT}/{part} {path}")
+        with open(path, "rb") as dump:
+            return dump.read()
+
+    def locks(self):
+        return "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) " \
+               "WHERE a.application_name = 'stillpoint' AND l.mode <> 'ExclusiveLock'"
+
+    def test_dump_equals_dump_of_recovered_copy(self):
+        self.load()
+        for _ in range(3):
+            driver = self.driver("postgres")
+            driver.must("prepare")
+            self.quiesce(driver)
+            time.sleep(0.2)
+            copy = self.crash_copy()
+            driver.must("release")
+            report = driver.report()
+            dumps = {name: self.take_dump(driver, part) for name, part in (("app", "app"), (WEIRD, WEIRD_DUMP))}
+            globals_dump = self.take_dump(driver, "@globals")
+            driver.must("finish")
+            self.assertEqual(set(report), {"", "app", WEIRD})
+            recovered = self.recover(copy)
+            for name, entry in report.items():
+                self.assertEqual((entry["exactness"], entry["reason"]), ("exact", ""), entry)
+            for name, dump in dumps.items():
+                self.assertEqual(difference(dump, recovered.dump(name)), [])
+                sequences = report[name]["sequences"]
+                self.assertTrue(sequences)
+                for sequence in sequences:
+                    value = recovered.sql(f"SELECT last_value, is_called FROM {sequence['name']}", name)
+                    self.assertEqual(value, f"{sequence['last_value']}|{'t' if sequence['is_called'] else 'f'}")
+            self.assertIn({"kind": "unlogged-table", "name": "public.cache", "count": 1}, report["app"]["not_covered"])
+            self.assertEqual(report["app"]["position"]["large_objects"], 1)
+            self.assertIn(b"CREATE ROLE postgres", globals_dump)
+        with open(self.server.log_path, errors="replace") as log:
+            self.assertNotRegex(log.read(), r"(?m)^(?!stillpoint\|).*deadlock detected")
+
+    def test_without_the_barrier_the_dump_differs(self):
+        self.load()
+        driver = self.driver("postgres", "no-barrier")
+        driver.must("prepare")
+        driver.must("quiesce")
+        time.sleep(0.2)
+        copy = self.crash_copy()
+        driver.must("release")
+        self.assertEqual(driver.report()["app"]["exactness"], "skewed")
+        dump = self.take_dump(driver, "app")
+        recovered = self.recover(copy).dump("app")
+        self.assertNotEqual(difference(dump, recovered), [])
+        self.assertGreater(recovered.count(b"\tbegin "), dump.count(b"\tbegin "))
+
+    def test_truncate_after_the_barrier_cannot_empty_the_dump(self):
+        driver = self.driver()
+        driver.must("prepare")
+        self.quiesce(driver)
+        driver.must("release")
+        # pg_dump has begun by itself; a TRUNCATE that comes before it has its locks makes it fail, not dump nothing.
+        self.wait_until("SELECT count(*) > 1 FROM pg_locks WHERE mode = 'AccessShareLock' AND relation = "
+                        "'emptied'::regclass", "t", "app")
+        truncate = subprocess.Popen(self.server.command("app", "-c", "TRUNCATE emptied"), **run_as())
+        self.wait_until("SELECT count(*) FROM pg_locks WHERE NOT granted", "1")
+        dump = self.take_dump(driver, "app")
+        self.assertEqual(dump.count(b"\nmany"), 500)
+        self.assertIsNone(truncate.poll())
+        driver.must("finish")
+        self.assertEqual(truncate.wait(30), 0)
+
+    def test_a_long_transaction_skews_its_database_only(self):
+        holder = self.transaction()
+        holder.run("BEGIN; UPDATE stock SET amount = -1 WHERE id = 40")
+        driver = self.driver()
+        driver.must("prepare")
+        self.quiesce(driver, 3000)
+        report = driver.report()
+        driver.must("release")
+        holder.run("ROLLBACK")
+        self.assertEqual((report["app"]["exactness"], report["app"]["mode"]), ("skewed", "none"))
+        self.assertRegex(report["app"]["reason"], r"process \d+ \('psql'\) has held (public\.)?stock")
+        self.assertEqual(report[WEIRD]["exactness"], "exact")
+        self.assertIn(b"CREATE TABLE public.stock", self.take_dump(driver, "app"))
+
+    def test_a_transaction_that_ends_in_time_leaves_it_exact(self):
+        holder = self.transaction()
+        holder.run("BEGIN; UPDATE stock SET amount = 77 WHERE id = 40")
+        driver = self.driver()
+        driver.must("prepare")
+        driver.process.stdin.write("quiesce\n")
+        self.wait_until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted", "t")
+        holder.run("COMMIT")
+        answer = driver.answer()
+        self.assertTrue(answer["ok"], answer)
+        self.assertEqual(driver.report()["app"]["exactness"], "exact")
+        driver.must("release")
+        self.assertIn(b"\n40\t77\n", self.take_dump(driver, "app"))
+
+    def test_schema_changes_around_the_barrier(self):
+        driver = self.driver()
+        driver.must("prepare")
+        self.server.sql("CREATE TABLE late (i int)", "app")
+        change = self.transaction()
+        change.run("BEGIN; CREATE FUNCTION hidden() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        self.quiesce(driver)
+        late = "SELECT mode FROM pg_locks WHERE relation = 'late'::regclass AND mode LIKE '%Share%' ORDER BY 1"
+        self.assertEqual(self.server.sql(late, "app"), "AccessShareLock\nShareLock")
+        self.assertEqual(driver.report()["app"]["exactness"], "exact")
+        change.run("COMMIT")
+        driver.must("release")
+        entry = driver.report()["app"]
+        self.assertEqual(entry["exactness"], "skewed")
+        self.assertIn("committed inside the barrier", entry["reason"])
+        self.server.sql("DROP FUNCTION hidden()", "app")
+
+        driver = self.driver()
+        driver.must("prepare")
+        change = self.transaction()
+        change.run("BEGIN; CREATE TABLE never (i int)")
+        self.quiesce(driver)
+        change.run("ROLLBACK")
+        driver.must("release")
+        self.assertEqual(driver.report()["app"]["exactness"], "exact")
+
+    def test_changed_globals_are_told(self):
+        driver = self.driver()
+        driver.must("prepare")
+        self.server.sql("CREATE ROLE somebody")
+        self.quiesce(driver)
+        driver.must("release")
+        self.assertEqual(driver.report()[""]["exactness"], "skewed")
+        self.assertIn(b"CREATE ROLE somebody", self.take_dump(driver, "@globals"))
+        self.server.sql("DROP ROLE somebody")
+
+    def test_a_prepared_transaction_is_told(self):
+        self.server.sql("BEGIN; UPDATE stock SET amount = 5 WHERE id = 39; PREPARE TRANSACTION 'in doubt'", "app")
+        driver = self.driver()
+        driver.must("prepare")
+        self.quiesce(driver)
+        driver.must("release")
+        entry = driver.report()["app"]
+        self.server.sql("ROLLBACK PREPARED 'in doubt'", "app")
+        self.assertIn({"kind": "prepared-transaction", "name": "in doubt", "count": 1}, entry["not_covered"])
+        self.assertEqual(entry["exactness"], "skewed")
+        self.assertIn("in doubt", entry["reason"])
+
+    def test_a_killed_agent_leaves_nothing_locked(self):
+        driver = self.driver()
+        driver.must("prepare")
+        self.quiesce(driver)
+        self.assertGreater(int(self.server.sql(self.locks())), 10)
+        driver.process.kill()
+        self.wait_until(self.locks(), "0")
+
+    def test_a_hung_server_costs_no_more_than_the_limit(self):
+        driver = self.driver()
+        driver.must("prepare")
+        self.server.signal_all(signal.SIGSTOP)
+        try:
+            self.assertFalse(driver.ask("quiesce 500")["ok"])
+            driver.must("release 500")
+            driver.must("finish")
+        finally:
+            self.server.signal_all(signal.SIGCONT)
+        self.wait_until(self.locks(), "0")
+
+    def test_cancel_and_release_in_any_state(self):
+        driver = self.driver()
+        driver.must("release")
+        driver.must("finish")
+        driver.must("prepare")
+        driver.must("cancel")
+        self.assertIn("cancelled", driver.ask("quiesce")["message"])
+        driver.must("release")
+        driver.must("finish")
+        self.wait_until(self.locks(), "0")
+        self.assertFalse(driver.ask(f"dump postgresql/port-{PORT}/app /dev/null")["ok"])
+        driver.must("prepare-without-dumps")
+        driver.must("quiesce")
+        self.assertEqual({entry["dump"] for entry in driver.report().values()}, {""})
+        driver.must("release")
+        self.wait_until(self.locks(), "0")
+
+    def test_a_standby_is_skewed(self):
+        copy = self.crash_copy()
+        open(copy + "/data/standby.signal", "w").close()
+        shutil.chown(copy + "/data/standby.signal", "postgres", "postgres")
+        self.recover(copy)
+        driver = Driver(copy + "/s")
+        self.addCleanup(driver.close)
+        driver.must("prepare")
+        driver.must("quiesce")
+        driver.must("release")
+        entry = driver.report()["app"]
+        self.assertEqual((entry["mode"], entry["exactness"]), ("standby", "skewed"))
+        self.assertIn(b"CREATE TABLE public.stock", self.take_dump(driver, "app"))
+
+
+if __name__ == "__main__":
+    try:
+        pwd.getpwnam("postgres")
+    except KeyError:
+        sys.exit(77)
+    if os.geteuid() != 0 or not DRIVER or not glob.glob("/usr/lib/postgresql/*/bin/postgres"):
+        print("skipped: needs root, PostgreSQL and the driver's path", file=sys.stderr)
+        sys.exit(77)
+    unittest.main(verbosity=2, warnings="ignore")
