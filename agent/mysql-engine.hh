@@ -9,6 +9,7 @@
 #include "agent/mysql-relay.hh"
 #include "agent/mysql-server.hh"
 #include "common/clock.hh"
+#include "common/errors.hh"
 
 #include <atomic>
 #include <memory>
@@ -42,6 +43,8 @@ class MySqlEngine : public Engine {
     std::optional<Relay::LinkId> link;
     std::optional<RunningDump> running;  ///< until it is handed out
     DatabaseReport report;
+    std::size_t pinned = 0;    ///< tables whose definitions cannot change before the dump has ended
+    std::size_t unpinned = 0;  ///< tables beyond the bound
   };
 
   void connect(const Deadline& deadline);
@@ -57,6 +60,7 @@ class MySqlEngine : public Engine {
   void read_accounts_now(Dump& dump, const Deadline& deadline);
   void fail(Dump& dump, const std::string& reason);
   void drop_dumps() noexcept;
+  [[nodiscard]] QuiesceError by_name(const std::exception& error) const;
   [[nodiscard]] std::vector<Relay::LinkId> gated_links() const;
 
   AgentConfig config_;

@@ -12,9 +12,6 @@
 namespace stillpoint::mysql {
 namespace {
 
-/// Few enough that a statement stays short, enough that thousands of tables cost few statements.
-constexpr std::size_t tables_a_pin = 50;
-
 bool is_one_of(const std::string& engine, std::initializer_list<const char*> names) {
   return std::any_of(names.begin(), names.end(),
                      [&](const char* name) { return ::strcasecmp(engine.c_str(), name) == 0; });

@@ -54,6 +54,9 @@ struct Catalogue {
 
 [[nodiscard]] Catalogue read_catalogue(Session& session, const Deadline& deadline);
 
+/// Few enough that a statement stays short, enough that thousands of tables cost few statements.
+inline constexpr std::size_t tables_a_pin = 50;
+
 /// Statements that read nothing of the tables, and so keep their metadata locks until the transaction's end; several
 /// tables a statement. They return no rows.
 struct Pin {

@@ -325,6 +325,27 @@ class MariaDb(unittest.TestCase):
             self.assertEqual(strip(original, name.encode()), strip(restored, b"restored"))
             self.server.sql("DROP DATABASE restored")
 
+    def test_many_databases_share_a_dump_and_few_connections(self):
+        names = [f"zz{number}" for number in range(6)]
+        self.server.sql("SET GLOBAL max_connections = 10;" + "".join(f"CREATE DATABASE {name};" for name in names))
+        self.addCleanup(self.server.sql, "".join(f"DROP DATABASE {name};" for name in names))
+        self.addCleanup(self.server.sql, "SET GLOBAL max_connections = 100")
+        self.server.sql("CREATE TABLE zz5.t (id INT PRIMARY KEY) ENGINE=MyISAM; CREATE SEQUENCE zz4.counter")
+        driver = self.driver()
+        driver.do("prepare")
+        driver.do("quiesce", 3000)
+        driver.do("release", 3000)
+        report = driver.report()
+        others = report["@others"]
+        self.assertEqual(others["dump"], "mariadb/default/@others")
+        self.assertEqual(set(report) - {"", "@others"} | set(others["position"]["databases"]), {"shop", "bank", "legacy", *names})
+        self.assertIn({"kind": "non-transactional-table", "name": "`zz5`.`t`", "count": 1}, others["not_covered"])
+        self.assertIn({"kind": "sequence", "name": "`zz4`.`counter`", "count": 1}, others["not_covered"])
+        path = os.path.join(self.scratch, "others.sql")
+        driver.do("dump", others["dump"], path)
+        with open(path, encoding="utf-8") as dump:
+            self.assertIn("CREATE DATABASE /*!32312 IF NOT EXISTS*/ `zz5`", dump.read())
+
     def test_changed_definitions_wait_for_the_dump(self):
         self.server.sql(
             "CREATE DATABASE change_me; USE change_me;"
