@@ -21,9 +21,13 @@ struct FileSystem {
   std::uint32_t partition = 0;  ///< as the guest's kernel counts ("vda1" is 1); 0 for a disk without partitions
   std::uint64_t offset = 0;     ///< bytes from the start of the disk
   std::uint64_t length = 0;     ///< bytes
-  std::string type;             ///< "ext4", ...; empty when it is none that we read
-  std::string uuid;
+  std::string type;             ///< by its magic, in blkid's words: "ext4", "xfs", "LVM2_member", ...; may be empty
+  std::string uuid;             ///< ext2/3/4 only, as is the label
   std::string label;
+  bool clean = true;  ///< false: its journal must be replayed first, so that it is not walked
+
+  /// Whether walk() reads this type at all.
+  [[nodiscard]] bool readable() const { return type == "ext2" || type == "ext3" || type == "ext4"; }
 };
 
 /// Reads file systems of a disk in a sandboxed worker of its own: a guest's file system is hostile input, so this
@@ -31,7 +35,7 @@ struct FileSystem {
 /// live export, the repository).
 class FileSystemReader {
  public:
-  /// `disk` is used from the calling thread only, and outlives the reader. Throws CaptureError.
+  /// `disk` is used from the calling thread only, and outlives the reader.
   explicit FileSystemReader(BlockReader& disk);
   FileSystemReader(const FileSystemReader&) = delete;
   FileSystemReader& operator=(const FileSystemReader&) = delete;
@@ -41,13 +45,21 @@ class FileSystemReader {
   [[nodiscard]] std::vector<FileSystem> file_systems();
 
   /// Yields `path` (relative, empty for the root) and everything below it (`recursive`) or one level (else, without "."
-  /// and ".."). Symbolic links are not followed. Throws NotFound, CaptureError; what the sink throws passes through.
+  /// and ".."). Symbolic links are not followed. In a directory the order is that of the inodes' numbers. Throws
+  /// NotFound, CaptureError; what the sink throws passes through.
   void walk(const FileSystem& file_system, std::string_view path, bool recursive, TreeSink& sink);
+
+  /// What the walks so far left out (encrypted files), at most 100 lines.
+  [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   class Worker;
+  Worker& worker();
+  void warn(std::string_view text);
+
   BlockReader& disk_;
-  std::unique_ptr<Worker> worker_;
+  std::unique_ptr<Worker> worker_;  ///< none before the first question, and after a failure
+  std::vector<std::string> warnings_;
 };
 
 /// A piece of a regular file.

@@ -26,8 +26,10 @@ struct TreeCounts {
 /// whatever the entries say.
 class TreeWriter : public TreeSink {
  public:
-  /// Writes below `target` (made, must not exist); `previous` is an earlier tree of the same file system. Contents are
-  /// read from `disk`.
+  /// Writes a tree that is named `target` by finish() (must not exist, its parent directory must); until then it lies
+  /// beside it under another name, and without finish() it is removed. `previous` is an earlier tree of the same file
+  /// system, ignored where there is none. Contents are read from `disk`. The first entry is what the tree begins with:
+  /// a directory becomes `target` itself, anything else lies in it. Throws UsageError, StorageError.
   TreeWriter(const std::filesystem::path& target, const std::optional<std::filesystem::path>& previous,
              BlockReader& disk);
   TreeWriter(const TreeWriter&) = delete;
@@ -36,7 +38,7 @@ class TreeWriter : public TreeSink {
 
   void entry(const TreeEntry& entry) override;
 
-  /// Sets what must be set last (directories' times). Throws StorageError.
+  /// Writes what is left, makes all of it durable and gives it its name. Throws StorageError, CaptureError.
   [[nodiscard]] TreeCounts finish();
 
  private:

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/capture/file-system-reader.hh"
+
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "host/capture/tree-wire.hh"
+#include "host/capture/tree-worker.hh"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+namespace stillpoint {
+namespace {
+
+constexpr std::size_t most_warnings = 100;
+
+/// Text of the worker's for a person: one line of printable bytes.
+std::string printable(std::string_view text) {
+  std::string result(text);
+  std::replace_if(
+      result.begin(), result.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; }, '?');
+  return result;
+}
+
+/// Turns depths and names into paths. As a path is made of those of the directories before it, no entry can lie
+/// outside the walk or come before its parent.
+class Paths {
+ public:
+  explicit Paths(std::string_view start) : path_(start) {}
+
+  void place(wire::ReceivedEntry& received) {
+    const std::uint32_t depth = received.depth;
+    if ((depth == 0) != lengths_.empty() || depth > lengths_.size())
+      throw CaptureError("the file system's worker sent an entry before its directory");
+    if (depth > 0) {
+      lengths_.resize(depth);
+      path_.resize(lengths_.back());
+      if (!path_.empty()) path_ += '/';
+      path_ += received.name;
+      if (path_.size() > wire::max_path) throw CaptureError("the file system has paths that are too long");
+    }
+    received.entry.path = path_;
+    if (received.entry.type == EntryType::directory)
+      lengths_.push_back(path_.size());
+    else if (depth == 0)
+      only_one_ = true;
+    if (depth > 0 && only_one_) throw CaptureError("the file system's worker sent an entry below a file");
+  }
+
+ private:
+  std::string path_;
+  std::vector<std::size_t> lengths_;  ///< of the paths of the directories that the next entry may lie in
+  bool only_one_ = false;
+};
+
+/// Without leading, doubled or trailing slashes; refused where a part is "." or "..".
+std::string clean_path(std::string_view path) {
+  std::string result;
+  while (!path.empty()) {
+    const std::size_t slash = std::min(path.find('/'), path.size());
+    const std::string_view name = path.substr(0, slash);
+    path.remove_prefix(std::min(slash + 1, path.size()));
+    if (name.empty()) continue;
+    if (!wire::is_name(name)) throw NotFound(fmt::format("\"{}\" cannot be the name of a file", printable(name)));
+    if (!result.empty()) result += '/';
+    result += name;
+  }
+  if (result.size() > wire::max_path) throw NotFound("the path is longer than any can be");
+  return result;
+}
+
+}  // namespace
+
+class FileSystemReader::Worker : public TreeWorker {};
+
+FileSystemReader::FileSystemReader(BlockReader& disk) : disk_(disk) {}
+FileSystemReader::~FileSystemReader() = default;
+
+FileSystemReader::Worker& FileSystemReader::worker() {
+  if (!worker_) worker_ = std::make_unique<Worker>();
+  return *worker_;
+}
+
+void FileSystemReader::warn(std::string_view text) {
+  if (warnings_.size() < most_warnings) warnings_.push_back(printable(text));
+}
+
+std::vector<FileSystem> FileSystemReader::file_systems() {
+  try {
+    wire::Writer request(wire::Type::list);
+    request.u64(disk_.size());
+    worker().send(request.finish());
+    const wire::Message answer = worker().receive(disk_);
+    wire::Reader reader(answer.payload);
+    if (answer.type == wire::Type::failure) throw CaptureError(printable(reader.string(wire::max_text)));
+    if (answer.type != wire::Type::file_systems) throw CaptureError("the file system's worker gave another answer");
+    const std::uint32_t count = reader.u32();
+    if (count > wire::max_file_systems) throw CaptureError("the file system's worker sent too many file systems");
+    std::vector<FileSystem> list;
+    for (std::uint32_t i = 0; i < count; ++i) {
+      FileSystem found;
+      found.number = i;
+      found.partition = reader.u32();
+      found.offset = reader.u64();
+      found.length = reader.u64();
+      if (found.offset > disk_.size() || found.length > disk_.size() - found.offset)
+        throw CaptureError("the file system's worker sent a file system outside the disk");
+      found.type = printable(reader.string(32));
+      found.uuid = printable(reader.string(64));
+      found.label = printable(reader.string(64));
+      found.clean = reader.u8() != 0;
+      list.push_back(std::move(found));
+    }
+    return list;
+  } catch (...) {
+    worker_.reset();
+    throw;
+  }
+}
+
+void FileSystemReader::walk(const FileSystem& file_system, std::string_view path, bool recursive, TreeSink& sink) {
+  const std::string start = clean_path(path);
+  try {
+    wire::Writer request(wire::Type::walk);
+    request.u64(disk_.size());
+    request.u64(file_system.offset);
+    request.u64(file_system.length);
+    request.string(start);
+    request.u8(recursive ? 1 : 0);
+    worker().send(request.finish());
+    Paths paths(start);
+    wire::ReceivedEntry received;
+    for (;;) {
+      const wire::Message message = worker().receive(disk_);
+      wire::Reader reader(message.payload);
+      switch (message.type) {
+        case wire::Type::entries:
+          while (!reader.empty()) {
+            wire::read_entry(reader, disk_.size(), received);
+            paths.place(received);
+            sink.entry(received.entry);
+          }
+          break;
+        case wire::Type::warning:
+          warn(reader.string(wire::max_text));
+          break;
+        case wire::Type::end:
+          return;
+        case wire::Type::not_found:
+          throw NotFound(printable(reader.string(wire::max_text)));
+        case wire::Type::failure:
+          throw CaptureError(printable(reader.string(wire::max_text)));
+        default:
+          throw CaptureError("the file system's worker gave another answer");
+      }
+    }
+  } catch (const NotFound&) {
+    throw;  // the worker has said all
+  } catch (...) {
+    // It may be in the middle of something: the next question is for a new one.
+    worker_.reset();
+    throw;
+  }
+}
+
+}  // namespace stillpoint
