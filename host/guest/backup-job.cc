@@ -70,16 +70,14 @@ bool end_abandoned_job(const Domain& domain) {
   return true;
 }
 
-/// One attempt. No fault's code is 0.
-VirtFault try_to_begin(const Domain& domain, const std::string& backup, const std::string& checkpoint) {
-  const auto fault = bounded_call(Deadline(begin_limit), [domain, backup, checkpoint]() -> VirtFault {
+/// One attempt; nullopt when it is not over in time. No fault's code is 0.
+std::optional<VirtFault> try_to_begin(const Domain& domain, const std::string& backup, const std::string& checkpoint) {
+  return bounded_call(Deadline(begin_limit), [domain, backup, checkpoint]() -> VirtFault {
     const std::shared_ptr<virDomain> target = domain.state()->reach();
     if (virDomainBackupBegin(target.get(), backup.c_str(), checkpoint.empty() ? nullptr : checkpoint.c_str(), 0) == 0)
       return {};
     return last_virt_fault();
   });
-  if (!fault) throw CaptureError(fmt::format("libvirt does not begin the backup job of {} in time", domain.name()));
-  return *fault;
 }
 
 bool is_about_other_job(const VirtFault& fault) {
@@ -110,12 +108,7 @@ BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesyste
     throw CaptureError(fmt::format("only {} MiB are free in scratch directory {}", space.free >> 20, scratch.native()),
                        "what the guest overwrites during the backup is kept there: make room or choose another");
   const auto begun = SteadyClock::now();
-  try {
-    begin();
-  } catch (...) {
-    end();
-    throw;
-  }
+  begin();
   start_took_ = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
   running_ = true;
   watch_ = std::make_unique<ScratchWatch>(domain_, directory_->path());
@@ -125,7 +118,11 @@ void BackupJob::begin() {
   bool ended_abandoned = false;
   while (true) {
     const std::string checkpoint = plan_.checkpoint.empty() ? std::string() : checkpoint_xml(plan_, all_targets_);
-    const VirtFault fault = try_to_begin(domain_, backup_xml(plan_, directory_->path(), all_targets_), checkpoint);
+    const auto answer = try_to_begin(domain_, backup_xml(plan_, directory_->path(), all_targets_), checkpoint);
+    // Only then may something be there that is ours: libvirt undoes what it refuses.
+    if (!answer || answer->connection_lost()) end();
+    if (!answer) throw CaptureError(fmt::format("libvirt does not begin the backup job of {} in time", domain_.name()));
+    const VirtFault& fault = *answer;
     if (fault.code == 0) return;
     const std::string what = fmt::format("cannot begin the backup job of {}", domain_.name());
     if (is_about_other_job(fault)) {

@@ -32,6 +32,8 @@ DumpRun::DumpRun(AgentConversation& conversation, std::string id, const std::vec
 void DumpRun::run() {
   try {
     run_all();
+  } catch (const ProtocolError&) {
+    throw;  // the conversation is of no further use
   } catch (...) {
     cancel_all();
     throw;
@@ -44,6 +46,7 @@ void DumpRun::run_all() {
     if (streams_.empty()) return;
     while (const std::optional<Frame> frame = conversation_.next_frame())
       take(*frame);
+    if (streams_.size() < dumps_at_once && (streams_.empty() || started_ < names_.size())) continue;
     give_sign_of_life();
     // Silence means that the agent sends nothing only when all that has arrived is read; but who floods us with
     // something else does not escape either.
@@ -156,9 +159,10 @@ void DumpRun::cancel_all() noexcept {
       cancel(stream);
     streams_.clear();
     const Deadline deadline(cancel_limit);
-    while (!conversation_.cancelled_.empty() && !deadline.passed()) {
+    while (true) {
       while (conversation_.next_frame()) {
       }
+      if (conversation_.cancelled_.empty() || deadline.passed()) return;
       conversation_.pump(deadline);
     }
   } catch (const std::exception&) {
