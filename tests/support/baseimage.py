@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The slow layer of the guest image: Debian 12 with systemd, both databases and qemu-ga; kernel and initramfs.
 
-Keyed by the text of this file and the packages that are asked for, so that an edit here means a new mmdebstrap run.
+Keyed by the text of this file: an edit here means a new mmdebstrap run.
 """
 
 import hashlib
@@ -13,6 +13,8 @@ from .scratch import cached, run, say
 
 PACKAGES = (
     "systemd-sysv udev kmod procps mount e2fsprogs acl attr qemu-guest-agent postgresql-15 mariadb-server python3-minimal"
+    # What our agent's package depends on: it is installed later, without a mirror at hand.
+    " libglib2.0-0 libpq5 libmysqlcppconn7v5 libfmt9 libssl3"
 ).split()
 KERNEL = "linux-image-cloud-amd64"
 # What stands between the kernel and a mounted root: the cloud kernel has these as modules. virtio_console is the
@@ -59,7 +61,7 @@ def proxy_options():
             yield "--aptopt=" + line
 
 
-def make_rootfs(directory, packages):
+def make_rootfs(directory):
     sources = directory / "sources.list"
     sources.write_text("\n".join(debian_sources()) + "\n", encoding="ascii")
     kernel_script = (
@@ -69,7 +71,7 @@ def make_rootfs(directory, packages):
         '"'
     ).replace("$(apt", "\\$(apt")
     run(
-        ["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", "--include=" + ",".join(packages)]
+        ["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", "--include=" + ",".join(PACKAGES)]
         + ["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""]
         + list(proxy_options())
         + [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale", "info")]
@@ -122,14 +124,17 @@ def make_kernel(directory):
     deb.unlink()
 
 
-def base_image(extra_packages=()):
+def base_image():
     """The cached directory with rootfs.tar, vmlinuz and initrd; made in about two minutes when it is not there."""
-    packages = PACKAGES + sorted(set(extra_packages) - set(PACKAGES))
-    recipe = pathlib.Path(__file__).read_bytes() + " ".join(packages).encode()
 
     def make(directory):
         say("guest image: installing Debian 12 with PostgreSQL and MariaDB")
-        make_rootfs(directory, packages)
+        make_rootfs(directory)
         make_kernel(directory)
 
+    recipe = pathlib.Path(__file__).read_bytes()
     return cached("base-" + hashlib.sha256(recipe).hexdigest()[:16], make)
+
+
+if __name__ == "__main__":
+    base_image()

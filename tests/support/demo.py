@@ -69,8 +69,8 @@ def show(rows):
 
 
 def tell_the_story(scratch):
-    say("packages and guest image")
-    image = guest_image(build_packages()["stillpoint-agent"])
+    say("building the agent's package and the guest image")
+    image = guest_image(build_packages("--agent-only")["stillpoint-agent"])
     kind = domain_type(image)
     rows = []
     with Libvirtd(scratch / "libvirtd") as libvirtd:

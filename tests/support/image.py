@@ -9,7 +9,6 @@ vdc  raw    GPT: an unformatted partition, then ext4, /srv (what file trees find
 import hashlib
 import os
 import pathlib
-import re
 import shutil
 
 from .baseimage import base_image
@@ -27,17 +26,10 @@ MASKED = (
 ).split()
 
 
-def build_packages():
+def build_packages(*options):
     """Our .debs of this source tree, as {package name: path}; packaging/build-deb keeps them while nothing changed."""
-    say("packages: dpkg-buildpackage")
-    paths = run([SOURCE / "packaging/build-deb"], 1500).stdout.split()
+    paths = run([SOURCE / "packaging/build-deb", *options], 1500).stdout.split()
     return {pathlib.Path(path).name.partition("_")[0]: pathlib.Path(path) for path in paths}
-
-
-def dependencies(deb):
-    """The names in a package's Depends, the first of each choice."""
-    field = run(["dpkg-deb", "-f", deb, "Depends"], 30).stdout
-    return [re.match(r"[a-z0-9.+-]+", part.strip())[0] for part in field.split(",") if part.strip()]
 
 
 def in_root(root, script, timeout):
@@ -54,6 +46,7 @@ def install_agent(root, deb):
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
     policy.chmod(0o755)
+    # A dependency that is missing here is missing in baseimage.PACKAGES.
     in_root(root, "apt-get install -y -q --no-download --no-install-recommends /var/tmp/agent.deb", 300)
     policy.unlink()
     (root / "var/tmp/agent.deb").unlink()
@@ -174,7 +167,7 @@ class Image:
 
 def guest_image(agent_deb=None):
     """The image with the agent of `agent_deb` (None: without an agent), built when the cache does not have it."""
-    base = base_image(dependencies(agent_deb) if agent_deb else ())
+    base = base_image()
     recipe = hashlib.sha256(base.name.encode() + pathlib.Path(__file__).read_bytes())
     for path in sorted(path for path in GUEST_FILES.rglob("*") if path.is_file()):
         recipe.update(str(path.relative_to(GUEST_FILES)).encode() + path.read_bytes())

@@ -94,7 +94,8 @@ def scratch_directory():
             yield path
         finally:
             if os.environ.get("STILLPOINT_TEST_KEEP"):
-                say(f"kept: {path}")
+                kept = path.rename(path.with_name(path.name.replace("stillpoint-test-", "stillpoint-kept-")))
+                say(f"kept: {kept}")
             else:
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -1,0 +1,162 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Still points of a real guest under write load: taken, listed, restored, recovered, compared; and the negative control."""
+
+import os
+import pathlib
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.companion import Companion, built_companion
+from support.guest import Guest, fresh_disks
+from support.image import build_packages, guest_image
+from support.libvirtd import Libvirtd, domain_type, skip_unless_possible
+from support.load import counts, start_load
+from support.proof import prove_databases, prove_trees, restore_disks
+from support.scratch import scratch_directory, unwind_on_signals
+
+QUIESCE = 6  # the exit code for a grade lower than required
+NO_BARRIER = "/run/systemd/system/stillpoint-agent.service.d/test.conf"
+
+
+class StillPoint(unittest.TestCase):
+    """One guest, written to all the time; the methods run in the order of their names."""
+
+    scratch = None
+    image = None
+    kind = None
+    libvirtd = None
+    guest = None
+    companion = None
+    manifests = []
+
+    def backup(self, *arguments):
+        manifest = self.companion.backup(self.guest.name, *arguments)
+        self.manifests.append(manifest)
+        return manifest
+
+    def disks(self, manifest):
+        return {disk["target"]: disk for disk in manifest["disks"]}
+
+    def recovered(self, manifest):
+        """Restores, compares the trees, boots a second guest, and yields every row of the proof."""
+        directory = self.scratch / manifest["id"]
+        disks = restore_disks(self.companion, manifest, directory)
+        yield from prove_trees(self.companion, manifest, disks, directory)
+        with Guest(self.libvirtd, self.image, "recovered", disks, self.kind, directory) as guest:
+            guest.wait_agent()
+            guest.wait_databases()
+            yield from prove_databases(self.companion, manifest, guest)
+
+    def test_1_full(self):
+        manifest = self.backup("--require", "application")
+        self.assertEqual(manifest["grade"], "application", manifest["grade_reasons"])
+        self.assertEqual(set(self.disks(manifest)), {"vda", "vdb", "vdc"})
+        self.assertFalse(any(disk["incremental"] for disk in manifest["disks"]))
+        self.assertEqual(manifest["window"]["frozen"], 3)
+        self.assertEqual(manifest["window"]["thawed"], 3)
+        self.assertLess(manifest["window"]["total_us"], 1_500_000, manifest["window"])
+        self.assertEqual([dump["failure"] for dump in manifest["dumps"] if dump.get("failure")], [])
+        self.assertIn("<name>web1</name>", manifest["domain_xml"])
+
+    def test_2_incremental(self):
+        manifest = self.backup()
+        disks = self.disks(manifest)
+        for target in ("vda", "vdb"):
+            self.assertTrue(disks[target]["incremental"], disks[target])
+        self.assertFalse(disks["vdc"]["incremental"])
+        self.assertTrue(disks["vdc"]["full_reason"])
+        full = self.disks(self.manifests[0])
+        self.assertLess(disks["vda"]["read"], full["vda"]["read"] / 4)
+        self.assertLess(sum(disk["stored"] for disk in disks.values()), full["vda"]["stored"] / 2)
+        self.assertLess(disks["vdc"]["stored"], 1 << 20, "deduplication keeps an unchanged raw disk small")
+
+    def test_3_unchanged_files_share_inodes(self):
+        trees = [
+            {tree["file_system"]: self.companion.repository / tree["path"] for tree in manifest["trees"]}
+            for manifest in self.manifests[:2]
+        ]
+        for system, path in (("vdc2", "random"), ("vda", "usr/sbin/mariadbd")):
+            first, second = (os.lstat(tree[system] / path) for tree in trees)
+            self.assertEqual(first.st_ino, second.st_ino, path)
+
+    def test_4_listed_and_shown(self):
+        names = [manifest["name"] for manifest in self.manifests]
+        self.assertEqual([entry["name"] for entry in self.companion.json("list")], names)
+        for manifest in self.manifests:
+            self.assertEqual(self.companion.json("show", manifest["name"]), manifest)
+        listing = self.companion.run("files", "ls", names[1] + ":/srv").stdout
+        self.assertIn("random-hard-link", listing)
+
+    def test_5_restored_and_recovered_it_is_the_same(self):
+        for row in self.recovered(self.manifests[1]):
+            with self.subTest(row.what):
+                self.assertTrue(row.good, f"{row.what}: {row.found}\n{row.detail}")
+        before = counts(self.guest)
+        self.guest.sh("sleep 5")
+        after = counts(self.guest)
+        self.assertTrue(all(after[engine] > before[engine] for engine in before), "the writers go on")
+
+    def test_6_nothing_is_left_in_the_domain(self):
+        xml = self.libvirtd.virsh("dumpxml", self.guest.name).stdout
+        self.assertNotIn("org.stillpoint.agent.0", xml)
+        self.assertIn("None", self.libvirtd.virsh("domjobinfo", self.guest.name).stdout)
+        checkpoints = self.libvirtd.virsh("checkpoint-list", "--name", self.guest.name).stdout.split()
+        self.assertEqual(checkpoints, [self.manifests[-1]["checkpoint"]])
+
+    def test_7_without_the_barrier_the_comparison_fails(self):
+        conf = "[Service]\\nEnvironment=STILLPOINT_TEST_NO_BARRIER=lie\\n"
+        self.guest.sh(
+            f"mkdir -p $(dirname {NO_BARRIER}); printf '{conf}' >{NO_BARRIER}\n"
+            "systemctl daemon-reload; systemctl restart stillpoint-agent"
+        )
+        manifest = self.backup()
+        rows = [row for row in self.recovered(manifest) if row.what.startswith(("postgresql", "mariadb"))]
+        differing = [row.what for row in rows if "differs" in row.found]
+        self.assertTrue(differing, "dumps equal the recovered databases without any barrier: the proof proves nothing")
+        self.guest.sh(f"rm {NO_BARRIER}; systemctl daemon-reload; systemctl restart stillpoint-agent")
+
+    def test_8_without_the_agent(self):
+        self.guest.sh("systemctl stop stillpoint-agent")
+        listed = self.companion.json("list")
+        done = self.companion.run("backup", self.guest.name, "--require", "application", check=False)
+        self.assertEqual(done.returncode, QUIESCE, done.stderr)
+        self.assertEqual(self.companion.json("list"), listed)
+        self.guest.sh("touch /srv/written && rm /srv/written")
+        manifest = self.backup("--no-trees")
+        self.assertNotEqual(manifest["grade"], "application")
+        self.assertTrue(manifest["grade_reasons"])
+        self.guest.sh("systemctl start stillpoint-agent")
+        self.assertEqual(self.backup("--no-trees")["grade"], "application")
+
+    def test_9_shut_off(self):
+        self.libvirtd.virsh("destroy", self.guest.name)
+        manifest = self.backup("--no-trees")
+        self.assertEqual(manifest["grade"], "crash")
+        self.assertEqual(manifest["dumps"], [])
+
+
+def main():
+    unwind_on_signals()
+    skip_unless_possible()
+    image = guest_image(build_packages()["stillpoint-agent"])
+    kind = domain_type(image)
+    with scratch_directory() as scratch, Libvirtd(scratch / "libvirtd") as libvirtd:
+        companion = Companion(built_companion(), libvirtd.uri, scratch / "repository")
+        companion.init()
+        with Guest(libvirtd, image, "web1", fresh_disks(image, scratch / "web1"), kind, scratch / "web1") as guest:
+            guest.wait_agent()
+            guest.wait_databases()
+            start_load(guest)
+            StillPoint.scratch, StillPoint.image, StillPoint.kind = scratch, image, kind
+            StillPoint.libvirtd, StillPoint.guest, StillPoint.companion = libvirtd, guest, companion
+            result = unittest.main(argv=sys.argv, exit=False, failfast=True, verbosity=2).result
+            if not result.wasSuccessful():
+                print((scratch / "libvirtd/libvirtd.log").read_text(encoding="utf-8")[-4000:])
+                if "running" in libvirtd.virsh("domstate", "web1").stdout:
+                    print(guest.sh("journalctl -b --no-pager -u stillpoint-agent | tail -n 60", check=False))
+    sys.exit(0 if result.wasSuccessful() else 1)
+
+
+main()
