@@ -144,11 +144,12 @@ bool MapBuilder::all_zero(std::uint64_t begin, std::uint64_t end) const {
   return false;
 }
 
-/// Whether the chunks [begin, end) lie on both disks at full length.
+/// Whether the chunks [begin, end), the end that of a node wherever the disks end, are the same ones on both disks.
 bool MapBuilder::same_as_base(std::uint64_t begin, std::uint64_t end) const {
   if (base_->shape().size() == shape_.size()) return true;
   const std::uint64_t whole = std::min(base_->shape().size(), shape_.size()) / chunks_.chunk_bytes();
-  return begin < whole && end <= whole;
+  const std::uint64_t longest = std::max(base_->shape().chunks(), shape_.chunks());
+  return begin < whole && std::min(end, longest) <= whole;
 }
 
 /// `base`: the base's node at this place; above the base's height, and first of its level, the base's root.
@@ -162,8 +163,7 @@ ChunkId MapBuilder::build(unsigned level, std::uint64_t index, const ChunkId& ba
   const bool above_base = base_ && level > base_->shape().height();
   if (!touched(first_leaf, end_leaf)) {
     if (is_zero_chunk(base)) return {};
-    if (!above_base && same_as_base(first_leaf * map_fanout, std::min(end_leaf * map_fanout, shape_.chunks())))
-      return base;
+    if (!above_base && same_as_base(first_leaf * map_fanout, (first_leaf + leaves) * map_fanout)) return base;
   }
   if (level == 1) {
     const auto done = done_.find(index);
