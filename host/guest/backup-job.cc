@@ -70,6 +70,12 @@ bool end_abandoned_job(const Domain& domain) {
   return true;
 }
 
+bool has_any_job(const Domain& domain) {
+  const std::shared_ptr<virDomain> target = domain.state()->reach();
+  virDomainJobInfo info{};
+  return virDomainGetJobInfo(target.get(), &info) == 0 && info.type != VIR_DOMAIN_JOB_NONE;
+}
+
 /// One attempt; nullopt when it is not over in time. No fault's code is 0.
 std::optional<VirtFault> try_to_begin(const Domain& domain, const std::string& backup, const std::string& checkpoint) {
   return bounded_call(Deadline(begin_limit), [domain, backup, checkpoint]() -> VirtFault {
@@ -91,6 +97,13 @@ bool is_about_bitmaps(const VirtFault& fault) {
 
 }  // namespace
 
+void require_no_job(const Domain& domain) {
+  if (!running_job_socket(domain) && !has_any_job(domain)) return;
+  if (end_abandoned_job(domain) && !has_any_job(domain)) return;
+  throw Locked(fmt::format("another program runs a job on {}", domain.name()),
+               fmt::format("wait for it to end, or look at it with virsh domjobinfo {}", domain.name()));
+}
+
 BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch)
     : domain_(domain), plan_(std::move(plan)) {
   if (plan_.disks.empty()) throw CaptureError(fmt::format("{} has no disk to back up", domain_.name()));
@@ -108,6 +121,7 @@ BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesyste
     throw CaptureError(fmt::format("only {} MiB are free in scratch directory {}", space.free >> 20, scratch.native()),
                        "what the guest overwrites during the backup is kept there: make room or choose another");
   const auto begun = SteadyClock::now();
+  require_no_job(domain_);
   begin();
   start_took_ = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
   running_ = true;
@@ -115,7 +129,6 @@ BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesyste
 }
 
 void BackupJob::begin() {
-  bool ended_abandoned = false;
   while (true) {
     const std::string checkpoint = plan_.checkpoint.empty() ? std::string() : checkpoint_xml(plan_, all_targets_);
     const auto answer = try_to_begin(domain_, backup_xml(plan_, directory_->path(), all_targets_), checkpoint);
@@ -125,14 +138,10 @@ void BackupJob::begin() {
     const VirtFault& fault = *answer;
     if (fault.code == 0) return;
     const std::string what = fmt::format("cannot begin the backup job of {}", domain_.name());
-    if (is_about_other_job(fault)) {
-      if (std::exchange(ended_abandoned, true) || !end_abandoned_job(domain_))
-        throw Locked(virt_message(what, fault),
-                     "another program backs it up, or did not end its job: virsh domjobinfo");
-    } else if (!is_about_bitmaps(fault) ||
-               (!read_more_in_full(fault.message) && !do_without_checkpoint(fault.message))) {
+    if (is_about_other_job(fault))
+      throw Locked(virt_message(what, fault), "another program began a job just now: virsh domjobinfo");
+    if (!is_about_bitmaps(fault) || (!read_more_in_full(fault.message) && !do_without_checkpoint(fault.message)))
       throw_virt<CaptureError>(what, fault);
-    }
   }
 }
 

@@ -31,9 +31,14 @@ struct BackupPlan {
 
 /// Decides disk by disk. `base` is the checkpoint of the previous still point in the same repository (empty when there
 /// is none); a disk whose bitmap is lost, broken or was never there is read in full, and only that one. `known` are the
-/// targets that the previous still point has a map of.
+/// targets that the previous still point has a map of. Call it before the freeze window. Throws Locked when another job
+/// runs, CaptureError.
 [[nodiscard]] BackupPlan plan_backup(const Domain& domain, const std::string& new_checkpoint, const std::string& base,
                                      const std::vector<std::string>& known);
+
+/// Ends the backup job that a dead companion left behind. Throws Locked when any other job runs: libvirt would let a
+/// new one wait for its end, in the freeze window. plan_backup() and BackupJob call it.
+void require_no_job(const Domain& domain);
 
 /// Removes the checkpoints whose names begin with `prefix` ("stillpoint.<repository>."), but for `keep`: what failed
 /// still points left behind. Never touches others; what cannot be removed is logged. `prefix` is not empty.

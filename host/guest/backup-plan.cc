@@ -40,6 +40,7 @@ BackupPlan decide(const PlanFacts& facts) {
 
 BackupPlan plan_backup(const Domain& domain, const std::string& new_checkpoint, const std::string& base,
                        const std::vector<std::string>& known) {
+  if (domain.running()) require_no_job(domain);
   PlanFacts facts{domain.disks(), new_checkpoint, base, known, std::nullopt};
   if (!base.empty()) facts.base_disks = checkpoint_disks(domain, base);
   return decide(facts);

@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <string>
 #include <system_error>
@@ -55,6 +56,8 @@ std::filesystem::path JobDirectory::abandoned(const std::filesystem::path& socke
   const std::filesystem::path directory = socket.parent_path();
   if (socket.filename() != "nbd.sock" || !directory.filename().native().starts_with(name_begin)) return {};
   const UniqueFd lock(::open((directory / lock_name).c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
+  // Its owner holds the lock as long as it lives, and removes the directory after the job.
+  if (!lock && errno == ENOENT) return directory;
   if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) return {};
   return directory;
 }

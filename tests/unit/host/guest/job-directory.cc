@@ -52,6 +52,8 @@ TEST_CASE("only the directory of a companion that has died is abandoned") {
   std::filesystem::create_directory(dead);
   std::ofstream(dead / "owner.lock") << "";
   CHECK(JobDirectory::abandoned(dead / "nbd.sock") == dead);
+  std::filesystem::remove_all(dead);
+  CHECK(JobDirectory::abandoned(dead / "nbd.sock") == dead);
   CHECK(JobDirectory::abandoned(dead / "other.sock").empty());
   CHECK(JobDirectory::abandoned(scratch.path() / "nbd.sock").empty());
   CHECK(JobDirectory::abandoned("").empty());
