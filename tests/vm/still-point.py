@@ -140,7 +140,7 @@ class StillPoint(unittest.TestCase):
 def main():
     unwind_on_signals()
     skip_unless_possible()
-    image = guest_image(build_packages()["stillpoint-agent"])
+    image = guest_image(build_packages("--agent-only")["stillpoint-agent"])
     kind = domain_type(image)
     with scratch_directory() as scratch, Libvirtd(scratch / "libvirtd") as libvirtd:
         companion = Companion(built_companion(), libvirtd.uri, scratch / "repository")
