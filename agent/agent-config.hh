@@ -40,6 +40,9 @@ struct AgentConfig {
   /// False only for the negative control of the tests (environment STILLPOINT_TEST_NO_BARRIER=1): database snapshots
   /// are opened, but writers are not held, so dump and block snapshot must differ.
   bool hold_writers = true;
+  /// With hold_writers false, whether the report hides that (STILLPOINT_TEST_NO_BARRIER=lie): then only a comparison
+  /// can tell.
+  bool conceal_open_barrier = false;
 };
 
 /// Reads a GKeyFile with groups [agent], [postgresql], [mysql]. Throws ConfigError naming file, group and key for an

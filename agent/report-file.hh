@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/report.hh"
+
+#include <filesystem>
+
+namespace stillpoint {
+
+/// Durably writes the report where the block snapshot will hold it. Called inside the barrier, before the freeze.
+/// Throws StorageError.
+void write_report(const std::filesystem::path& path, const Report& report);
+
+}  // namespace stillpoint

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// stillpoint-watchdog: thaws every file system at the deadline. The agent starts it with a socket as standard input
+// (watchdog.hh).
+//
+// Once armed it allocates nothing, opens nothing, writes to no file and needs nobody: it only waits for a timer.
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <mntent.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+namespace {
+
+constexpr int most_mounts = 1024;
+constexpr int agent = STDIN_FILENO;
+
+int mounts[most_mounts];
+int mount_count = 0;
+
+void close_mounts() {
+  while (mount_count > 0)
+    close(mounts[--mount_count]);
+}
+
+/// Opens what qemu-ga freezes: file systems on block devices, mounted read-write or not (it may be remounted).
+void open_mounts() {
+  close_mounts();
+  FILE* table = setmntent("/proc/self/mounts", "re");
+  if (table == nullptr) return;
+  mntent entry;
+  char buffer[8192];
+  while (mount_count < most_mounts && getmntent_r(table, &entry, buffer, sizeof buffer) != nullptr) {
+    if (entry.mnt_fsname[0] != '/') continue;
+    const int fd = open(entry.mnt_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME);
+    if (fd >= 0) mounts[mount_count++] = fd;
+  }
+  endmntent(table);
+}
+
+/// The last mounted first, as qemu-ga does; a file system may have been frozen more than once.
+void thaw_all() {
+  for (int i = mount_count - 1; i >= 0; --i)
+    for (int times = 0; times < 100 && ioctl(mounts[i], FITHAW, 0) == 0; ++times) {
+    }
+}
+
+void set_timer(int timer, long milliseconds) {
+  itimerspec when{};
+  when.it_value.tv_sec = milliseconds / 1000;
+  when.it_value.tv_nsec = milliseconds % 1000 * 1000000;
+  timerfd_settime(timer, 0, &when, nullptr);
+}
+
+void tell(char what) {
+  send(agent, &what, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+}  // namespace
+
+int main() {
+  // CLOCK_BOOTTIME: a guest that was suspended meanwhile is thawed when it resumes.
+  const int timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+  if (timer < 0) return 1;
+  for (const int ignored : {SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGQUIT})
+    signal(ignored, SIG_IGN);
+  // The memory is pinned so that a swap device or program file on a frozen file system is never needed.
+  if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) perror("stillpoint-watchdog: mlockall");
+
+  bool armed = false;
+  bool agent_lives = true;
+  char line[64];
+  size_t length = 0;
+  while (agent_lives || armed) {
+    pollfd polls[] = {{timer, POLLIN, 0}, {agent_lives ? agent : -1, POLLIN, 0}};
+    if (poll(polls, 2, -1) < 0) continue;
+    unsigned long long expirations = 0;
+    if ((polls[0].revents & POLLIN) != 0 && read(timer, &expirations, sizeof expirations) > 0 && armed) {
+      thaw_all();
+      close_mounts();
+      armed = false;
+      if (agent_lives) tell('F');
+    }
+    if (polls[1].revents == 0) continue;
+    const ssize_t n = recv(agent, line + length, sizeof line - 1 - length, MSG_DONTWAIT);
+    if (n <= 0) {
+      agent_lives = n < 0;
+      continue;
+    }
+    length += static_cast<size_t>(n);
+    line[length] = '\0';
+    char* end = nullptr;
+    while ((end = strchr(line, '\n')) != nullptr) {
+      if (line[0] == 'A') {
+        open_mounts();
+        set_timer(timer, strtol(line + 1, nullptr, 10));
+        armed = true;
+        tell('a');
+      } else if (line[0] == 'D') {
+        set_timer(timer, 0);
+        armed = false;
+        close_mounts();
+        tell('d');
+      }
+      length -= static_cast<size_t>(end + 1 - line);
+      memmove(line, end + 1, length + 1);
+    }
+    if (length == sizeof line - 1) length = 0;
+  }
+  return 0;
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/file.hh"
+
+#include <sys/types.h>
+
+#include <chrono>
+
+namespace stillpoint {
+
+/// The agent's end of the watchdog, a process of its own that thaws every file system at the deadline, whoever has died
+/// by then.
+///
+///     agent -> watchdog   "A<milliseconds>\n" arm    "D\n" disarm      (end of file: the agent has died; an armed
+///     watchdog keeps its deadline) watchdog -> agent   "a" armed   "d" disarmed   "F" it has fired
+class Watchdog {
+ public:
+  /// Starts the process. Throws Error.
+  Watchdog();
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+  /// Lets the process end; an armed one keeps its deadline.
+  ~Watchdog();
+
+  /// Opens the mount points and sets the timer; on return the deadline stands. Throws Error when the process does not
+  /// answer.
+  void arm(std::chrono::milliseconds deadline);
+
+  /// Returns whether it has fired since arm(). Never throws: a watchdog that does not answer counts as fired.
+  [[nodiscard]] bool disarm() noexcept;
+
+ private:
+  [[nodiscard]] bool ask(const char* text, char answer, bool& fired) noexcept;
+
+  pid_t pid_ = -1;
+  UniqueFd socket_;
+  bool armed_ = false;
+};
+
+}  // namespace stillpoint
