@@ -17,6 +17,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <mutex>
 
 namespace stillpoint {
 
@@ -28,9 +29,17 @@ class Repository::Engine {
         writable(mode == Mode::write) {}
 
   /// The chunks, and with them the index, are opened when they are first needed: `list` goes without.
-  ChunkStore& open_chunks() {
-    if (!chunks) chunks = std::make_shared<ChunkStore>(store, config.id, config.chunk_bytes, writable);
-    return *chunks;
+  /// Writers may be asked for by several threads at once.
+  std::shared_ptr<ChunkStore> open_chunks() {
+    const std::scoped_lock lock(mutex_);
+    if (!chunks_) chunks_ = std::make_shared<ChunkStore>(store, config.id, config.chunk_bytes, writable);
+    return chunks_;
+  }
+
+  /// What open_chunks() has opened, if anything.
+  std::shared_ptr<ChunkStore> opened_chunks() {
+    const std::scoped_lock lock(mutex_);
+    return chunks_;
   }
 
   void need_writable() const {
@@ -40,7 +49,10 @@ class Repository::Engine {
   std::shared_ptr<Store> store;
   RepositoryConfig config;
   bool writable;
-  std::shared_ptr<ChunkStore> chunks;
+
+ private:
+  std::mutex mutex_;
+  std::shared_ptr<ChunkStore> chunks_;
 };
 
 namespace {
@@ -125,14 +137,12 @@ std::optional<std::filesystem::path> Repository::directory() const {
 
 std::unique_ptr<DiskWriter> Repository::write_disk(std::uint64_t size, const std::optional<DiskMap>& base) {
   engine_->need_writable();
-  engine_->open_chunks();
-  return std::make_unique<ChunkedDiskWriter>(engine_->chunks, size, base);
+  return std::make_unique<ChunkedDiskWriter>(engine_->open_chunks(), size, base);
 }
 
 std::unique_ptr<DumpWriter> Repository::write_dump() {
   engine_->need_writable();
-  engine_->open_chunks();
-  return std::make_unique<ChunkedDumpWriter>(engine_->chunks);
+  return std::make_unique<ChunkedDumpWriter>(engine_->open_chunks());
 }
 
 std::string Repository::free_name(std::string_view domain, WallTime instant) {
@@ -151,18 +161,17 @@ void Repository::commit(Manifest& manifest) {
   // What could not be read again must not be written.
   static_cast<void>(parse_manifest(json));
   const std::string document = seal_document("manifest", json);
-  if (engine_->chunks) engine_->chunks->flush();
+  if (const std::shared_ptr<ChunkStore> chunks = engine_->opened_chunks()) chunks->flush();
   const std::string time = manifest.name.substr(manifest.domain.size() + 1);
   engine_->store->put(manifest_object(manifest.domain, time), as_bytes(document));
 }
 
 std::unique_ptr<BlockReader> Repository::open_disk(const DiskMap& map) {
-  engine_->open_chunks();
-  return std::make_unique<MappedDiskReader>(engine_->chunks, map);
+  return std::make_unique<MappedDiskReader>(engine_->open_chunks(), map);
 }
 
 void Repository::read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer) {
-  read_stream(engine_->open_chunks(), map, consumer);
+  read_stream(*engine_->open_chunks(), map, consumer);
 }
 
 std::vector<StillPointSummary> Repository::list(std::string_view domain) {
