@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "config.hh"
 #include "host/commands/capture-levels.hh"
 #include "host/commands/grade.hh"
 #include "host/commands/progress.hh"
@@ -198,7 +199,7 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& disks, const st
     capture_disks(tasks, run.repository, disks, run.request.parallel, run.progress, manifest.disks);
     if (trees)
       capture_trees(tasks, disks, mounted, run.parent ? &*run.parent : nullptr, *directory, *trees, run.progress,
-                    manifest.trees);
+                    manifest.trees, manifest.warnings);
     tasks.wait();
   }
   check_source();

@@ -110,7 +110,14 @@ void capture_one_tree(FileSystemReader& reader, BlockReader& disk, const FileSys
   std::filesystem::remove_all(target, ignored);
 }
 
-/// Whether a tree is to be expected: swap space and the parts of volume groups are no file systems.
+/// Why there can be no tree of a file system; empty when there can. Swap space and blank partitions are not worth a
+/// word.
+std::string tree_obstacle(const FileSystem& file_system) {
+  if (!file_system.readable()) return fmt::format("{} is not read yet", file_system.type);
+  if (!file_system.clean) return "its journal must be replayed first";
+  return {};
+}
+
 bool holds_files(const FileSystem& file_system) {
   return !file_system.type.empty() && file_system.type != "swap";
 }
@@ -160,33 +167,38 @@ void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<D
 
 void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
                    const Manifest* parent, const std::filesystem::path& repository, TreeDirectory& trees,
-                   Progress& progress, std::vector<TreeRecord>& records) {
+                   Progress& progress, std::vector<TreeRecord>& records, std::vector<std::string>& warnings) {
   // One disk after the other: trees share the target's directory, and the disks' own readers keep the machine busy.
-  tasks.run([&disks, &mounted, parent, repository, &trees, &progress, &records](const std::stop_token& stop) {
-    for (const DiskSource& source : disks) {
-      TreeRecord unreadable;
-      unreadable.disk = unreadable.file_system = source.target;
-      try {
-        NbdDisk disk = source.open();
-        FileSystemReader reader(disk);
-        for (const FileSystem& file_system : reader.file_systems()) {
-          if (!holds_files(file_system)) continue;
-          TreeRecord record;
-          record.disk = source.target;
-          record.file_system = file_system_name(source.target, file_system.partition);
-          record.mount_point = mount_point_of(mounted, source.target, file_system.partition);
-          const auto line = progress.line("tree " + record.file_system);
-          const auto previous = previous_tree(parent, repository, record);
-          capture_one_tree(reader, disk, file_system, previous, trees, *line, stop, record);
-          records.push_back(std::move(record));
+  tasks.run(
+      [&disks, &mounted, parent, repository, &trees, &progress, &records, &warnings](const std::stop_token& stop) {
+        for (const DiskSource& source : disks) {
+          TreeRecord unreadable;
+          unreadable.disk = unreadable.file_system = source.target;
+          try {
+            NbdDisk disk = source.open();
+            FileSystemReader reader(disk);
+            for (const FileSystem& file_system : reader.file_systems()) {
+              if (!holds_files(file_system)) continue;
+              TreeRecord record;
+              record.disk = source.target;
+              record.file_system = file_system_name(source.target, file_system.partition);
+              record.mount_point = mount_point_of(mounted, source.target, file_system.partition);
+              if (const std::string obstacle = tree_obstacle(file_system); !obstacle.empty()) {
+                warnings.push_back(fmt::format("no tree of {}: {}", record.file_system, obstacle));
+                continue;
+              }
+              const auto line = progress.line("tree " + record.file_system);
+              const auto previous = previous_tree(parent, repository, record);
+              capture_one_tree(reader, disk, file_system, previous, trees, *line, stop, record);
+              records.push_back(std::move(record));
+            }
+            continue;
+          } catch (const CaptureError& e) {
+            unreadable.failure = e.what();
+          }
+          records.push_back(std::move(unreadable));
         }
-        continue;
-      } catch (const CaptureError& e) {
-        unreadable.failure = e.what();
-      }
-      records.push_back(std::move(unreadable));
-    }
-  });
+      });
 }
 
 void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, const Report& report,

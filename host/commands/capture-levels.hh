@@ -37,10 +37,11 @@ class TaskGroup;
 void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<DiskSource>& disks, unsigned parallel,
                    Progress& progress, std::vector<DiskRecord>& records);
 
-/// A tree of every file system that can be read; what cannot be read has a record with the reason.
+/// A tree of every file system that can be read. One that fails has a record with the reason; one of a kind that is not
+/// read yet gets a warning.
 void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
                    const Manifest* parent, const std::filesystem::path& repository, TreeDirectory& trees,
-                   Progress& progress, std::vector<TreeRecord>& records);
+                   Progress& progress, std::vector<TreeRecord>& records, std::vector<std::string>& warnings);
 
 /// Every dump that the report names; a dump that fails has a record with the reason. Lets the agent's database
 /// snapshots go at the end.
