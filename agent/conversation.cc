@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/conversation.hh"
 
+#include "agent/report-file.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
@@ -9,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace stillpoint {
 
@@ -119,32 +121,42 @@ void Conversation::report(const Json& message) {
   if (!report || report->id != id) return refuse(std::string(type::report), "there is no report of that id");
   Json answer = protocol::message(type::report);
   answer["id"] = id;
-  answer["report"] = to_json(*report);
+  answer["report"] = to_json(fitting(*report));
   send(answer);
 }
 
 void Conversation::dump(const Json& message) {
   const std::uint32_t stream = stream_of(message);
-  if (id_of(message) != still_point_.id()) return refuse(std::string(type::dump), "that still point is not held");
+  if (streams_.contains(stream)) throw ProtocolError("a stream that is open already");
+  const std::string id = id_of(message);
   const std::string name = json_string(message, "name", 255);
-  if (streams_.size() >= most_streams || streams_.contains(stream))
-    return refuse(std::string(type::dump), "too many streams, or one that is open already");
-  streams_.emplace(stream, Stream{});
-  const auto started = [this, stream, number = number_](std::shared_ptr<RunningDump> dump, const std::string& failure) {
-    const auto it = streams_.find(stream);
-    if (number != number_ || it == streams_.end()) return;  // cancelled meanwhile: the tool ends with its owner
-    if (!failure.empty()) return end_stream(stream, 0, failure);
-    it->second.stream = std::make_unique<DumpStream>(
-        std::move(dump), DumpStream::Output{[this, stream](std::string_view bytes) {
-                                              output_.send(encode_frame(FrameType::data, stream, bytes));
-                                            },
-                                            output_.has_room,
-                                            [this, stream, number](std::uint64_t bytes, const std::string& why) {
-                                              if (number == number_) end_stream(stream, bytes, why);
-                                            }});
-    it->second.stream->add_credit(it->second.credit);
+  if (id != still_point_.id()) return send_end(stream, 0, "that still point is not held");
+  if (streams_.size() >= most_streams) return send_end(stream, 0, "too many streams");
+  const std::uint64_t serial = ++next_serial_;
+  streams_[stream].serial = serial;
+  still_point_.start_dump(name,
+                          [this, stream, serial](const std::shared_ptr<RunningDump>& dump, const std::string& failure) {
+                            if (!is_open(stream, serial)) return;  // cancelled meanwhile: the tool ends with its owner
+                            if (!failure.empty()) return end_stream(stream, 0, failure);
+                            start_stream(stream, dump);
+                          });
+}
+
+void Conversation::start_stream(std::uint32_t number, std::shared_ptr<RunningDump> dump) {
+  Stream& stream = streams_.at(number);
+  DumpStream::Output output;
+  output.send = [this, number](std::string_view bytes) { output_.send(encode_frame(FrameType::data, number, bytes)); };
+  output.has_room = output_.has_room;
+  output.end = [this, number, serial = stream.serial](std::uint64_t bytes, const std::string& failure) {
+    if (is_open(number, serial)) end_stream(number, bytes, failure);
   };
-  still_point_.start_dump(name, started);
+  stream.stream = std::make_unique<DumpStream>(std::move(dump), std::move(output));
+  stream.stream->add_credit(stream.credit);
+}
+
+bool Conversation::is_open(std::uint32_t stream, std::uint64_t serial) const {
+  const auto it = streams_.find(stream);
+  return it != streams_.end() && it->second.serial == serial;
 }
 
 void Conversation::credit(const Json& message) {
@@ -176,7 +188,10 @@ void Conversation::finish(const Json& message) {
 }
 
 void Conversation::end_stream(std::uint32_t stream, std::uint64_t bytes, const std::string& failure) {
-  if (streams_.erase(stream) == 0) return;
+  if (streams_.erase(stream) > 0) send_end(stream, bytes, failure);
+}
+
+void Conversation::send_end(std::uint32_t stream, std::uint64_t bytes, const std::string& failure) {
   Json answer = protocol::message(type::dump_end);
   answer["stream"] = stream;
   answer["bytes"] = bytes;
@@ -223,7 +238,13 @@ void Conversation::check_silence() {
 }
 
 void Conversation::send(const Json& message) {
-  output_.send(protocol::encode(message));
+  try {
+    output_.send(protocol::encode(message));
+  } catch (const std::length_error&) {
+    const std::string kind = json_string(message, "type", 32);
+    log_error("the answer to '{}' is longer than a message may be", kind);
+    refuse(kind, "the answer is longer than a message may be");
+  }
 }
 
 void Conversation::refuse(const std::string& request, const std::string& why) {

@@ -46,7 +46,10 @@ class Conversation {
 
   void send(const Json& message);
   void refuse(const std::string& request, const std::string& why);
+  void start_stream(std::uint32_t stream, std::shared_ptr<RunningDump> dump);
+  [[nodiscard]] bool is_open(std::uint32_t stream, std::uint64_t serial) const;
   void end_stream(std::uint32_t stream, std::uint64_t bytes, const std::string& failure);
+  void send_end(std::uint32_t stream, std::uint64_t bytes, const std::string& failure);
   void close_streams();
   void check_silence();
 
@@ -59,8 +62,10 @@ class Conversation {
   struct Stream {
     std::unique_ptr<DumpStream> stream;  ///< empty while the tool starts
     std::uint64_t credit = 0;            ///< given while the tool starts
+    std::uint64_t serial = 0;            ///< tells it from an earlier stream of the same number
   };
   std::map<std::uint32_t, Stream> streams_;
+  std::uint64_t next_serial_ = 0;
   SteadyClock::time_point heard_ = SteadyClock::now();
   Source silence_timer_;
 };
