@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/commands/command.hh"
+
+namespace stillpoint {
+
+const std::string& Invocation::repository() const {
+  if (repository_url.empty())
+    throw UsageError("no repository is named",
+                     "use --repository URL, STILLPOINT_REPOSITORY, or url= in the configuration file");
+  return repository_url;
+}
+
+}  // namespace stillpoint

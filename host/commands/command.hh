@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/errors.hh"
+#include "host/commands/host-config.hh"
+#include "host/commands/progress.hh"
+
+#include <functional>
+#include <stop_token>
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace stillpoint {
+
+/// How the program was called, for the verb that runs.
+struct Invocation {
+  std::string repository_url;  ///< empty when nobody named one
+  std::string libvirt_uri;     ///< empty for libvirt's default
+  HostConfig config;
+  bool json = false;  ///< the result is one JSON document on stdout
+  Progress::Mode progress = Progress::Mode::notes;
+  std::stop_token stop;  ///< requested by a signal
+
+  /// Throws UsageError that says how to name one.
+  [[nodiscard]] const std::string& repository() const;
+};
+
+/// Runs the verb with what its options were parsed to. Results go to stdout; what is wrong is thrown. The code is
+/// success, or incomplete or corruption for a result that has a flaw.
+using RunVerb = std::function<ExitCode(const Invocation&)>;
+
+/// A verb of the command line.
+struct Verb {
+  const char* name;
+  const char* summary;  ///< one line for --help
+  /// Adds the verb's options to its parser; what they are parsed to lives as long as the returned function.
+  RunVerb (*add)(CLI::App& parser);
+};
+
+// One file per verb.
+[[nodiscard]] RunVerb add_init(CLI::App& parser);
+[[nodiscard]] RunVerb add_backup(CLI::App& parser);
+[[nodiscard]] RunVerb add_list(CLI::App& parser);
+[[nodiscard]] RunVerb add_show(CLI::App& parser);
+[[nodiscard]] RunVerb add_restore(CLI::App& parser);
+[[nodiscard]] RunVerb add_dump(CLI::App& parser);
+[[nodiscard]] RunVerb add_files(CLI::App& parser);
+
+}  // namespace stillpoint

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/commands/format.hh"
+
+#include "common/errors.hh"
+
+#include <fmt/format.h>
+#include <glib.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <limits>
+
+namespace stillpoint {
+
+std::string format_size(std::uint64_t bytes) {
+  if (bytes < 1000) return fmt::format("{} B", bytes);
+  static constexpr std::array units{"kB", "MB", "GB", "TB", "PB", "EB"};
+  double value = static_cast<double>(bytes) / 1000;
+  std::size_t unit = 0;
+  // 999.5 would be shown as "1000".
+  while (value >= 999.5 && unit + 1 < units.size()) {
+    value /= 1000;
+    ++unit;
+  }
+  return value < 99.95 ? fmt::format("{:.1f} {}", value, units[unit]) : fmt::format("{:.0f} {}", value, units[unit]);
+}
+
+std::string format_duration(std::chrono::microseconds duration) {
+  const std::int64_t us = std::max<std::int64_t>(duration.count(), 0);
+  if (us < 9950) return fmt::format("{:.1f} ms", static_cast<double>(us) / 1000);
+  if (us < 999500) return fmt::format("{} ms", (us + 500) / 1000);
+  if (us < 59950000) return fmt::format("{:.1f} s", static_cast<double>(us) / 1e6);
+  const std::int64_t s = (us + 500000) / 1000000;
+  if (s < 3600) return fmt::format("{} min {} s", s / 60, s % 60);
+  return fmt::format("{} h {} min", s / 3600, s % 3600 / 60);
+}
+
+std::uint64_t parse_size(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc()) {
+    const std::string_view unit = text.substr(static_cast<std::size_t>(end - text.data()));
+    const auto in = [&](unsigned shift) {
+      if (value > std::numeric_limits<std::uint64_t>::max() >> shift)
+        throw UsageError(fmt::format("'{}' is too large", printable(text)));
+      return value << shift;
+    };
+    if (unit.empty() || unit == "B") return value;
+    if (unit == "K" || unit == "KiB") return in(10);
+    if (unit == "M" || unit == "MiB") return in(20);
+    if (unit == "G" || unit == "GiB") return in(30);
+  }
+  throw UsageError(fmt::format("'{}' is not a size", printable(text)), "sizes look like 262144, 256K or 4M");
+}
+
+std::string printable(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  const auto escape = [&](char c) { out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c)); };
+  while (!text.empty()) {
+    const gunichar c = g_utf8_get_char_validated(text.data(), static_cast<gssize>(text.size()));
+    // Errors are (gunichar)-1 and -2, a NUL is 0: none of them is printable.
+    const bool valid = c != 0 && c < 0x110000;
+    const std::size_t length = valid ? static_cast<std::size_t>(g_utf8_skip[static_cast<guchar>(text.front())]) : 1;
+    // Not only control characters: marks that turn the direction of writing would disguise a name.
+    if (valid && g_unichar_isprint(c) != 0 && g_unichar_type(c) != G_UNICODE_FORMAT)
+      out += text.substr(0, length);
+    else
+      for (const char byte : text.substr(0, length))
+        escape(byte);
+    text.remove_prefix(length);
+  }
+  return out;
+}
+
+std::size_t display_width(std::string_view text) {
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
+}
+
+std::string_view cut_to_width(std::string_view text, std::size_t columns) {
+  std::size_t end = 0;
+  while (end < text.size()) {
+    const bool starts = (static_cast<unsigned char>(text[end]) & 0xC0U) != 0x80U;
+    if (starts && columns-- == 0) break;
+    ++end;
+  }
+  return text.substr(0, end);
+}
+
+}  // namespace stillpoint

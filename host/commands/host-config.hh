@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace stillpoint {
+
+/// /etc/stillpoint/stillpoint.conf: what the command line and the environment leave open. docs/man/stillpoint.1 lists
+/// the keys.
+struct HostConfig {
+  std::string repository_url;                            ///< [repository] url=; empty when not set
+  std::string libvirt_uri;                               ///< [libvirt] uri=; empty when not set
+  std::filesystem::path scratch_directory = "/var/tmp";  ///< [backup] scratch_directory=
+};
+
+/// Reads it strictly: an unknown group or key is an error. A missing file is an empty one unless `required`.
+/// Throws ConfigError that names file, group and key.
+[[nodiscard]] HostConfig read_host_config(const std::filesystem::path& path, bool required);
+
+}  // namespace stillpoint

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/clock.hh"
+#include "host/commands/command.hh"
+#include "host/commands/format.hh"
+#include "host/commands/output.hh"
+#include "host/commands/watched-progress.hh"
+#include "host/repository/repository.hh"
+#include "host/restore/restore-disk.hh"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace stillpoint {
+
+namespace {
+
+struct Options {
+  std::string name;
+  std::string disk;
+  std::string to;
+  std::string format;
+  bool overwrite = false;
+};
+
+const DiskRecord& disk_of(const Manifest& manifest, const std::string& target) {
+  const auto it = std::find_if(manifest.disks.begin(), manifest.disks.end(),
+                               [&](const DiskRecord& disk) { return disk.target == target; });
+  if (it != manifest.disks.end()) return *it;
+  std::string there;
+  for (const DiskRecord& disk : manifest.disks)
+    there += (there.empty() ? "" : ", ") + disk.target;
+  throw NotFound(fmt::format("{} has no disk '{}'", manifest.name, target), "its disks are " + there);
+}
+
+ExitCode restore(const Options& options, const Invocation& invocation) {
+  Repository repository(invocation.repository(), Repository::Mode::read);
+  const Manifest manifest = repository.load(options.name);
+  const DiskRecord& record = disk_of(manifest, options.disk);
+  const std::string format = !options.format.empty() ? options.format : record.format == "qcow2" ? "qcow2" : "raw";
+  const auto begun = SteadyClock::now();
+  {
+    Progress progress(invocation.progress, STDERR_FILENO);
+    WatchedProgress watched(progress.line(record.target), invocation.stop, "stopped before the disk was complete");
+    restore_disk(*repository.open_disk(record.map), options.to, format, options.overwrite, watched);
+  }
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
+  if (invocation.json)
+    print_json({{"name", manifest.name},
+                {"disk", record.target},
+                {"to", options.to},
+                {"format", format},
+                {"bytes", record.map.size},
+                {"took_us", took.count()}});
+  else
+    print_result(fmt::format("restored {} of {} to {}: {}, {}, in {}\n", printable(record.target),
+                             printable(manifest.name), printable(options.to), format, format_size(record.map.size),
+                             format_duration(took)));
+  return ExitCode::success;
+}
+
+}  // namespace
+
+RunVerb add_restore(CLI::App& parser) {
+  const auto options = std::make_shared<Options>();
+  parser.add_option("NAME", options->name, "a still point, DOMAIN@latest or DOMAIN")->required();
+  parser.add_option("--disk", options->disk, "the disk, as 'stillpoint show' names it")->type_name("vda")->required();
+  parser.add_option("--to", options->to, "the image to make, or a block device with --overwrite")
+      ->type_name("FILE")
+      ->required();
+  parser.add_option("--format", options->format, "raw or qcow2 (as the disk was)")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember({"raw", "qcow2"}));
+  parser.add_flag("--overwrite", options->overwrite, "replace what is there");
+  return [options](const Invocation& invocation) { return restore(*options, invocation); };
+}
+
+}  // namespace stillpoint

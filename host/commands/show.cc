@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/commands/command.hh"
+#include "host/commands/output.hh"
+#include "host/commands/still-point-text.hh"
+#include "host/repository/repository.hh"
+
+#include <CLI/CLI.hpp>
+
+#include <memory>
+
+namespace stillpoint {
+
+namespace {
+
+ExitCode show(const std::string& name, const Invocation& invocation) {
+  Repository repository(invocation.repository(), Repository::Mode::read);
+  const Manifest manifest = repository.load(name);
+  if (invocation.json)
+    print_json(to_json(manifest));
+  else
+    print_result(describe(manifest));
+  return ExitCode::success;
+}
+
+}  // namespace
+
+RunVerb add_show(CLI::App& parser) {
+  const auto name = std::make_shared<std::string>();
+  parser.add_option("NAME", *name, "a still point, DOMAIN@latest or DOMAIN")->required();
+  return [name](const Invocation& invocation) { return show(*name, invocation); };
+}
+
+}  // namespace stillpoint

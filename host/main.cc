@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/commands/command-line.hh"
+#include "host/commands/command.hh"
+#include "host/guest/thaw-guard.hh"
+
+#include <array>
+#include <string_view>
+
+namespace {
+
+constexpr std::array verbs{
+    stillpoint::Verb{"init", "make a repository", stillpoint::add_init},
+    stillpoint::Verb{"backup", "take a still point of a domain", stillpoint::add_backup},
+    stillpoint::Verb{"list", "list still points", stillpoint::add_list},
+    stillpoint::Verb{"show", "show everything that is known of a still point", stillpoint::add_show},
+    stillpoint::Verb{"restore", "write a disk into a new image", stillpoint::add_restore},
+    stillpoint::Verb{"dump", "list the database dumps of a still point, or read one", stillpoint::add_dump},
+    stillpoint::Verb{"files", "list, read and copy files of a still point", stillpoint::add_files},
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // The guard that thaws a guest when its parent dies is this program again; nothing else may run before it.
+  if (argc > 1 && argv[1] == stillpoint::thaw_guard_verb) return stillpoint::thaw_guard_main(argc, argv);
+  return stillpoint::run_command_line(argc, argv, verbs);
+}
