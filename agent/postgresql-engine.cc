@@ -49,8 +49,7 @@ DatabaseReport ClusterEngine::blank_report(const std::string& database) const {
   report.instance = instance_;
   report.database = database;
   report.server_version = version_text_;
-  report.exactness = Exactness::skewed;
-  report.reason = "the barrier has not been taken";
+  report.exactness = Exactness::skewed;  // until the barrier stands
   return report;
 }
 
@@ -148,7 +147,7 @@ void ClusterEngine::collect_globals(RunningDump dump, const Deadline& deadline) 
     globals_ = read_dump(std::move(dump), finished_dump_limit, deadline.at_most(deadline.left() / 2));
   } catch (const Error& error) {
     // It is tried again when the dump is asked for; only that it is exact cannot be shown.
-    globals_report_.reason = error.what();
+    globals_problem_ = error.what();
   }
 }
 
@@ -229,7 +228,8 @@ void ClusterEngine::open_snapshots(const Deadline& deadline) {
 bool ClusterEngine::checkpoint_answered(const Answer& answer, const Deadline& deadline) {
   if (options_.standby) return true;
   if (!session_->usable())
-    throw QuiesceError(fmt::format("PostgreSQL {}: the checkpoint's session is lost", instance_));
+    throw QuiesceError(fmt::format("PostgreSQL {}: {}", instance_,
+                                   answer.failure ? answer.failure->message : "the checkpoint's session is lost"));
   if (answer.failure) session_->ask("SELECT pg_logical_emit_message(true, 'stillpoint', '')", deadline);
   for (Database& database : databases_) {
     if (!database.usable()) continue;
@@ -269,7 +269,7 @@ void ClusterEngine::prove_globals(const Deadline& deadline) {
   if (globals_report_.exactness == Exactness::failed) return;
   if (!globals_) {
     globals_report_.exactness = Exactness::skewed;
-    globals_report_.reason = fmt::format("not dumped before the barrier: {}", globals_report_.reason);
+    globals_report_.reason = fmt::format("not dumped before the barrier: {}", globals_problem_);
     return;
   }
   if (session_->ask_one(globals_fingerprint(version_), deadline).text(0, 0) == globals_fingerprint_) {
@@ -292,8 +292,6 @@ void ClusterEngine::attest() {
       report.not_covered.push_back(transaction);
     if (options_.standby)
       database.skew("the server is a standby: what it replays cannot be held");
-    else if (!options_.hold_writers)
-      database.skew("its writers were not held");
     else if (!database.out_of_reach.empty())
       database.skew(fmt::format("prepared transaction '{}' holds locks on {} of its tables",
                                 database.prepared_transactions.front().name, database.out_of_reach.size()));

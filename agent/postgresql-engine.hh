@@ -63,6 +63,7 @@ class ClusterEngine final : public Engine {
   DatabaseReport globals_report_;
   std::string globals_fingerprint_;
   std::optional<std::string> globals_;  ///< the dump, taken before the barrier
+  std::string globals_problem_;         ///< why there is none
   std::map<std::string, RunningDump, std::less<>> early_dumps_;
 };
 

@@ -341,7 +341,7 @@ class PostgreSqlTest(unittest.TestCase):
         time.sleep(0.2)
         copy = self.crash_copy()
         driver.must("release")
-        self.assertEqual(driver.report()["app"]["exactness"], "skewed")
+        self.assertEqual(driver.report()["app"]["mode"], "none")
         dump = self.take_dump(driver, "app")
         recovered = self.recover(copy).dump("app")
         self.assertNotEqual(difference(dump, recovered), [])
