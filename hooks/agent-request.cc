@@ -46,12 +46,12 @@ Json ask_agent(const std::filesystem::path& socket, const Json& request, const D
     if (::poll(&poll, 1, deadline.poll_timeout()) <= 0) continue;
     const ssize_t n = ::recv(fd.get(), buffer.data(), buffer.size(), 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-    if (n < 0) throw_errno<Unreachable>("cannot hear the agent");
-    if (n == 0) throw Unreachable("the agent closed the connection without an answer");
+    if (n < 0) throw_errno<NoAnswer>("cannot hear the agent");
+    if (n == 0) throw NoAnswer("the agent closed the connection without an answer");
     decoder.feed({buffer.data(), static_cast<std::size_t>(n)});
     if (const auto frame = decoder.next()) return protocol::parse_message(frame->payload);
   }
-  throw Unreachable("the agent did not answer in time");
+  throw NoAnswer("the agent did not answer in time");
 }
 
 }  // namespace stillpoint

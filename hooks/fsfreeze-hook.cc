@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <syslog.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -34,6 +35,12 @@ constexpr std::chrono::seconds thaw_limit_each{5};
 constexpr std::chrono::seconds agent_thaw_limit{6};
 
 volatile sig_atomic_t terminated = 0;
+
+/// qemu-ga gives its hook /dev/null as standard error: what the operator has to read goes to the system's log as well.
+void complain(const std::string& what) {
+  log_error("{}", what);
+  ::syslog(LOG_ERR, "%s", what.c_str());
+}
 
 std::string setting(const char* name, std::string_view fallback) {
   const char* value = std::getenv(name);
@@ -61,7 +68,7 @@ bool thaw_site_hooks(std::vector<SiteHook> hooks) {
   for (const SiteHook& hook : hooks) {
     const SiteHookRun run = run_site_hook(hook, "thaw", Deadline(thaw_limit_each));
     if (run.failure.empty()) continue;
-    log_error("{} thaw: {}", run.name, run.failure);
+    complain(fmt::format("{} thaw: {}", run.name, run.failure));
     good = false;
   }
   return good;
@@ -72,9 +79,9 @@ bool release() {
     const Json answer =
         ask_agent(control_socket(), protocol::message(protocol::type::thaw), Deadline(agent_thaw_limit));
     if (json_string(answer, "type") == protocol::type::released) return true;
-    log_error("the agent did not release the databases: {}", json_string_or(answer, "message", ""));
+    complain(fmt::format("the agent did not release the databases: {}", json_string_or(answer, "message", "")));
   } catch (const Error& e) {
-    log_error("{}", e.what());
+    complain(fmt::format("the databases are not released: {}", e.what()));
   }
   return false;
 }
@@ -100,7 +107,14 @@ void quiesce(const Deadline& deadline, std::vector<SiteHook>& ran) {
   Json request = protocol::message(protocol::type::freeze);
   request["timeout_ms"] = deadline.left().count();
   request["hooks"] = std::move(runs);
-  const Json answer = ask_agent(control_socket(), request, deadline);
+  Json answer;
+  try {
+    answer = ask_agent(control_socket(), request, deadline);
+  } catch (const NoAnswer&) {
+    // Its answer may have crossed our end: then it holds the barrier for a freeze that does not come.
+    static_cast<void>(release());
+    throw;
+  }
   if (json_string(answer, "type") != protocol::type::quiesced)
     throw QuiesceError(json_string_or(answer, "message", "the agent refused"));
 }
@@ -111,11 +125,11 @@ int freeze() {
   try {
     quiesce(deadline, ran);
     if (terminated == 0) return 0;
-    log_error("not quiesced: stopped by a signal");
+    complain("not quiesced: stopped by a signal");
     static_cast<void>(release());
-  } catch (const Error& e) {
-    // Without our connection, or with its own refusal, the agent holds nothing for us.
-    log_error("not quiesced: {}", e.what());
+  } catch (const std::exception& e) {
+    // With its own refusal the agent holds nothing for us.
+    complain(fmt::format("not quiesced: {}", e.what()));
   }
   static_cast<void>(thaw_site_hooks(ran));
   return 1;
@@ -127,6 +141,9 @@ int run(std::string_view verb) {
   for (const int number : {SIGTERM, SIGINT, SIGHUP})
     ::sigaction(number, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  // Inherited as ignored, it would take the site hooks' exit status away.
+  ::signal(SIGCHLD, SIG_DFL);
+  ::openlog("stillpoint-fsfreeze-hook", LOG_PID, LOG_DAEMON);
   if (verb == "freeze") return freeze();
   if (verb == "thaw") return thaw();
   log_error("usage: fsfreeze-hook freeze|thaw (qemu-ga runs it: qemu-ga -F PATH)");
@@ -139,7 +156,7 @@ int main(int argc, char** argv) {
   try {
     return run(argc == 2 ? argv[1] : "");
   } catch (const std::exception& e) {
-    log_error("{}", e.what());
+    complain(e.what());
     return 1;
   }
 }

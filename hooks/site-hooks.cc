@@ -16,7 +16,9 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
+#include <system_error>
 
 extern char** environ;
 
@@ -26,6 +28,11 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// For a killed hook to go; one that hangs in the kernel is left to it.
+constexpr std::chrono::seconds kill_limit{2};
+/// No wait status looks like this.
+constexpr int unknown_status = -1;
+
 bool is_leftover(std::string_view name) {
   static constexpr std::array<std::string_view, 8> endings{"~",        ".bak",     ".orig",     ".rpmnew",
                                                            ".rpmorig", ".rpmsave", ".dpkg-old", ".dpkg-new"};
@@ -34,30 +41,38 @@ bool is_leftover(std::string_view name) {
 }
 
 /// Why a file must not be run as root: anybody else could have put it there.
-std::string fault_of(const fs::path& path, const struct stat& status) {
-  struct stat directory {};
-  if (::stat(path.parent_path().c_str(), &directory) != 0) return errno_message("cannot look at its directory", errno);
-  for (const struct stat* each : {&status, const_cast<const struct stat*>(&directory)}) {
-    const char* what = each == &status ? "it" : "its directory";
-    if (each->st_uid != ::geteuid()) return fmt::format("{} does not belong to root", what);
-    if ((each->st_mode & (S_IWGRP | S_IWOTH)) != 0) return fmt::format("{} is writable by others than root", what);
+std::string fault_of(const fs::path& path) {
+  // A symbolic link is as safe as the place that it leads to.
+  std::error_code unresolved;
+  const fs::path target = fs::canonical(path, unresolved);
+  if (unresolved) return errno_message("cannot be resolved", unresolved.value());
+  for (const fs::path& each : {path.parent_path(), target.parent_path(), target}) {
+    struct stat status {};
+    if (::stat(each.c_str(), &status) != 0) return errno_message("cannot look at " + each.native(), errno);
+    if (status.st_uid != ::geteuid()) return fmt::format("{} does not belong to root", each.native());
+    if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+      return fmt::format("{} is writable by others than root", each.native());
   }
   return {};
 }
 
-/// Waits for the child; false when the deadline passed first.
-bool wait_for(pid_t pid, const Deadline& deadline, int& status) {
+/// Waits for the child; no status when the deadline passed first.
+std::optional<int> wait_for(pid_t pid, const Deadline& deadline) {
   const UniqueFd child(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  while (::waitpid(pid, &status, WNOHANG) == 0) {
-    if (deadline.passed()) return false;
+  for (;;) {
+    int status = 0;
+    const pid_t ended = ::waitpid(pid, &status, WNOHANG);
+    if (ended == pid) return status;
+    if (ended < 0) return unknown_status;
+    if (deadline.passed()) return std::nullopt;
     pollfd poll{child.get(), POLLIN, 0};
     // Without pidfd (an old kernel) the poll only paces the loop.
     ::poll(&poll, child ? 1 : 0, deadline.poll_timeout(std::chrono::milliseconds(child ? 1000 : 20)));
   }
-  return true;
 }
 
 std::string describe(int status) {
+  if (status == unknown_status) return "its exit status is lost";
   if (WIFEXITED(status)) return WEXITSTATUS(status) == 0 ? "" : fmt::format("exit status {}", WEXITSTATUS(status));
   return fmt::format("ended by signal {}", WTERMSIG(status));
 }
@@ -67,14 +82,17 @@ std::string describe(int status) {
 std::vector<SiteHook> find_site_hooks(const std::vector<fs::path>& directories) {
   std::vector<SiteHook> hooks;
   for (const fs::path& directory : directories) {
-    std::error_code none;
-    for (const fs::directory_entry& entry : fs::directory_iterator(directory, none)) {
-      const fs::path path = entry.path();
+    std::error_code error;
+    for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
+      const fs::path path = entry->path();
       struct stat status {};
       if (is_leftover(path.filename().native()) || ::stat(path.c_str(), &status) != 0) continue;
       if (!S_ISREG(status.st_mode) || (status.st_mode & S_IXUSR) == 0) continue;
-      hooks.push_back({path, fault_of(path, status)});
+      hooks.push_back({path, fault_of(path)});
     }
+    // A hook that cannot be seen must not be skipped.
+    if (error && error != std::errc::no_such_file_or_directory)
+      hooks.push_back({directory / "", errno_message("cannot be read", error.value())});
   }
   std::sort(hooks.begin(), hooks.end(), [](const SiteHook& a, const SiteHook& b) {
     return std::pair(a.path.filename(), a.path) < std::pair(b.path.filename(), b.path);
@@ -108,12 +126,11 @@ SiteHookRun run_site_hook(const SiteHook& hook, const std::string& argument, con
     run.failure = errno_message("cannot be started", error);
     return run;
   }
-  int status = 0;
-  if (wait_for(pid, deadline, status)) {
-    run.failure = describe(status);
+  if (const std::optional<int> status = wait_for(pid, deadline)) {
+    run.failure = describe(*status);
   } else {
     ::kill(-pid, SIGKILL);
-    ::waitpid(pid, &status, 0);
+    static_cast<void>(wait_for(pid, Deadline(kill_limit)));
     run.failure = "did not end in time";
   }
   run.took = std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock::now() - begun);
