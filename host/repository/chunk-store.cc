@@ -83,7 +83,8 @@ std::array<std::byte, 16> id_bytes(std::string_view id) {
 
 }  // namespace
 
-ChunkStore::ChunkStore(std::shared_ptr<Store> store, std::string_view repository, std::uint32_t chunk_bytes, bool writable)
+ChunkStore::ChunkStore(std::shared_ptr<Store> store, std::string_view repository, std::uint32_t chunk_bytes,
+                       bool writable)
     : store_(std::move(store)),
       repository_(id_bytes(repository)),
       chunk_bytes_(chunk_bytes),

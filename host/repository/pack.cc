@@ -229,6 +229,8 @@ std::vector<PackEntry> read_pack_entries(Store& store, const PackId& id, std::sp
     if (const auto version = get_le<std::uint32_t>(header.data() + 8); version != pack_version)
       throw ConfigError(fmt::format("{} has format {}, this program knows {}", name, version, pack_version),
                         "use a newer stillpoint");
+    if (get_le<std::uint32_t>(header.data() + 12) != 0)
+      throw ConfigError(fmt::format("{} has flags that this program does not know", name), "use a newer stillpoint");
     if (std::memcmp(header.data() + 16, id.bytes.data(), 16) != 0 ||
         std::memcmp(header.data() + 32, repository.data(), 16) != 0)
       throw Corruption(fmt::format("{} belongs to another repository or name", name));
