@@ -125,7 +125,7 @@ void ControlSocket::answer(Connections::iterator connection, const Json& request
       reply_to(failure.empty() ? quiesced : protocol::error_message(type::freeze, failure));
     });
   } else if (kind == type::thaw) {
-    still_point_.release([reply_to](const std::string&) { reply_to(protocol::message(type::released)); });
+    still_point_.thawed([reply_to](const std::string&) { reply_to(protocol::message(type::released)); });
   } else {
     reply_to(protocol::error_message(kind, "this request is not known"));
   }

@@ -26,6 +26,11 @@ static_assert(piece_bytes <= max_data_bytes);
 DumpStream::DumpStream(std::shared_ptr<RunningDump> dump, Output output)
     : dump_(std::move(dump)), output_(std::move(output)) {}
 
+DumpStream::~DumpStream() {
+  source_.reset();
+  run_blocking({[dump = std::move(dump_)]() mutable { dump.reset(); }}, [](const std::vector<std::string>&) {});
+}
+
 void DumpStream::add_credit(std::uint64_t bytes) {
   credit_ = std::min(credit_ + std::min(bytes, most_credit), most_credit);
   update();
@@ -43,6 +48,8 @@ void DumpStream::update() {
 }
 
 void DumpStream::read() {
+  // Another stream may have filled the queue: beyond its limit, sending can end the connection, and us with it.
+  if (!output_.has_room()) return source_.reset();
   std::array<char, piece_bytes> buffer;
   const auto most = static_cast<std::size_t>(std::min<std::uint64_t>(credit_, buffer.size()));
   const ssize_t n = ::read(dump_->output(), buffer.data(), most);

@@ -23,6 +23,10 @@ class DumpStream {
   };
 
   DumpStream(std::shared_ptr<RunningDump> dump, Output output);
+  DumpStream(const DumpStream&) = delete;
+  DumpStream& operator=(const DumpStream&) = delete;
+  /// Ends the tool, in a thread: one that hangs in the kernel is not waited for.
+  ~DumpStream();
 
   /// The host takes that many more bytes. What overflows is cut: no dump is that long.
   void add_credit(std::uint64_t bytes);

@@ -11,4 +11,8 @@ namespace stillpoint {
 /// Throws StorageError.
 void write_report(const std::filesystem::path& path, const Report& report);
 
+/// The report as it fits into a control message and within the bounds of parse_report(): what does not fit of the
+/// sequences is left out, and named as not covered.
+[[nodiscard]] Report fitting(Report report);
+
 }  // namespace stillpoint

@@ -2,6 +2,7 @@
 #include "agent/still-point.hh"
 
 #include "agent/discovery.hh"
+#include "agent/mount-points.hh"
 #include "agent/report-file.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <utility>
 
 namespace stillpoint {
@@ -21,8 +23,14 @@ namespace {
 
 constexpr std::chrono::seconds prepare_limit{50};
 constexpr std::chrono::seconds release_limit{5};
-/// A foreign freeze must be prepared inside the hook's time.
-constexpr std::chrono::seconds unprepared_limit{3};
+/// What a foreign freeze, which prepares inside the hook's time, leaves for the report and the answer.
+constexpr std::chrono::milliseconds answer_reserve{500};
+/// How much later than its deadline an engine's call may end.
+constexpr std::chrono::seconds engine_grace{3};
+/// For the disk to take the report, with every writer held.
+constexpr std::chrono::seconds attest_limit{3};
+/// The watchdog thaws at the deadline; the agent looks after it.
+constexpr std::chrono::milliseconds after_the_watchdog{300};
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -32,6 +40,13 @@ std::string host_name() {
 std::string first_failure(const std::vector<std::string>& failures) {
   const auto it = std::find_if(failures.begin(), failures.end(), [](const std::string& f) { return !f.empty(); });
   return it == failures.end() ? std::string() : *it;
+}
+
+void thaw_everything() {
+  static MountPoints mounts;
+  mounts.open();
+  mounts.thaw();
+  mounts.close();
 }
 
 }  // namespace
@@ -49,6 +64,26 @@ StillPoint::Calls StillPoint::for_each_engine(const std::function<void(Engine&)>
   return calls;
 }
 
+/// Calls all engines at once. One that does not return in time is told to; when that does not help either, the agent
+/// ends: the locks live in its sessions, and go with them.
+void StillPoint::call_engines(std::chrono::milliseconds limit, const std::function<void(Engine&)>& call,
+                              std::function<void(const std::vector<std::string>& failures)> done) {
+  overdue_ = Source::after(limit + engine_grace, [this] {
+    for (const std::shared_ptr<Engine>& engine : engines_)
+      engine->cancel();
+    overdue_ = Source::after(engine_grace, [this] {
+      hold_log(false);
+      log_error("still point {}: a database server does not answer while {}: ending, so that it lets go", report_.id,
+                to_string(state_));
+      std::_Exit(static_cast<int>(ExitCode::failure));
+    });
+  });
+  run_blocking(for_each_engine(call), [this, done = std::move(done)](const std::vector<std::string>& failures) {
+    overdue_.reset();
+    done(failures);
+  });
+}
+
 void StillPoint::settle(State state) {
   state_ = state;
   wake();
@@ -60,8 +95,16 @@ void StillPoint::wake() {
     post(std::move(call));
 }
 
+/// Why nothing new can begin; empty when it can.
+std::string StillPoint::why_not_now() const {
+  if (may_be_frozen_) return "the file systems may still be frozen";
+  if (attesting_) return "the disk has not taken the last report yet";
+  return {};
+}
+
 void StillPoint::prepare(const std::string& id, bool for_dumps, std::chrono::milliseconds freeze_within, Done done) {
   if (state_ != State::idle) return done(fmt::format("a still point is {} already", to_string(state_)));
+  if (const std::string why = why_not_now(); !why.empty()) return done(why);
   report_ = Report{};
   report_.id = id;
   own_id_ = false;
@@ -70,13 +113,13 @@ void StillPoint::prepare(const std::string& id, bool for_dumps, std::chrono::mil
     log_warning("still point {}: no freeze came in time", report_.id);
     finish([](const std::string&) {});
   });
-  discover_and_prepare(for_dumps, std::move(done));
+  discover_and_prepare(for_dumps, Deadline(prepare_limit), std::move(done));
 }
 
-void StillPoint::discover_and_prepare(bool for_dumps, Done done) {
+void StillPoint::discover_and_prepare(bool for_dumps, const Deadline& deadline, Done done) {
   try {
     // It must run before anything is frozen: a program on a frozen file system may not start.
-    if (!watchdog_) watchdog_ = std::make_unique<Watchdog>();
+    if (!watchdog_ || !watchdog_->alive()) watchdog_ = std::make_unique<Watchdog>();
   } catch (const Error& e) {
     return done(e.what());
   }
@@ -89,19 +132,18 @@ void StillPoint::discover_and_prepare(bool for_dumps, Done done) {
   report_.agent_version = STILLPOINT_VERSION;
   report_.hostname = host_name();
   const auto found = std::make_shared<Discovered>();
-  run_blocking({[this, found] { *found = discover(config_, Deadline(prepare_limit)); }},
-               [this, found, for_dumps, done = std::move(done)](const std::vector<std::string>& failures) {
+  run_blocking({[this, found, deadline] { *found = discover(config_, deadline); }},
+               [this, found, for_dumps, deadline, done = std::move(done)](const std::vector<std::string>& failures) {
                  warnings_ = std::move(found->warnings);
                  if (!failures[0].empty()) warnings_.push_back(failures[0]);
                  engines_.clear();
                  for (std::unique_ptr<Engine>& engine : found->engines)
                    engines_.emplace_back(std::move(engine));
-                 prepare_engines(for_dumps, done);
+                 prepare_engines(for_dumps, deadline, done);
                });
 }
 
-void StillPoint::prepare_engines(bool for_dumps, Done done) {
-  const Deadline deadline(prepare_limit);
+void StillPoint::prepare_engines(bool for_dumps, const Deadline& deadline, Done done) {
   run_blocking(for_each_engine([for_dumps, deadline](Engine& engine) { engine.prepare(for_dumps, deadline); }),
                [this, done = std::move(done)](const std::vector<std::string>& failures) {
                  engines_prepared(failures);
@@ -146,6 +188,7 @@ Json StillPoint::prepared_databases() const {
 }
 
 void StillPoint::quiesce(std::chrono::milliseconds limit, std::vector<SiteHookReport> site_hooks, Done done) {
+  if (const std::string why = why_not_now(); !why.empty()) return done(why);
   const Deadline deadline(std::min(limit, config_.hook_limit));
   const auto take = [this, deadline, site_hooks = std::move(site_hooks)](Done answer) {
     report_.site_hooks = site_hooks;
@@ -160,7 +203,11 @@ void StillPoint::quiesce(std::chrono::milliseconds limit, std::vector<SiteHookRe
   report_ = Report{};
   report_.id = random_id();
   own_id_ = true;
-  discover_and_prepare(false, [this, take, deadline, done = std::move(done)](const std::string& failure) {
+  const std::chrono::milliseconds reserved = config_.barrier_limit + answer_reserve;
+  const Deadline prepared_by = deadline.at_most(std::max(deadline.left() - reserved, answer_reserve));
+  discover_and_prepare(false, prepared_by, [this, take, deadline, done = std::move(done)](const std::string& failure) {
+    for (const DatabaseReport& server : unusable_)
+      log_warning("{} {} is not quiesced: {}", server.engine, server.instance, server.reason);
     if (failure.empty() && !deadline.passed() && !abandoned_) return take(done);
     finish([done, failure](const std::string&) { done(failure.empty() ? "preparing took too long" : failure); });
   });
@@ -172,41 +219,64 @@ void StillPoint::take_barrier(const Deadline& deadline, Done done) {
   freeze_timer_.reset();
   report_.barrier_begun_at = wall_now();
   // All servers at once: the barrier lasts as long as its slowest part, not as long as the sum.
-  run_blocking(for_each_engine([deadline](Engine& engine) { engine.quiesce(deadline); }),
-               [this, done = std::move(done)](const std::vector<std::string>& failures) {
-                 const auto failed =
-                     std::find_if(failures.begin(), failures.end(), [](const std::string& f) { return !f.empty(); });
-                 if (failed != failures.end()) return undo_barrier(*failed, done);
-                 if (abandoned_) return undo_barrier("the hook is gone", done);
-                 // In a thread of its own: fsync takes what it takes.
-                 run_blocking({[this] { attest(); }}, [this, done](const std::vector<std::string>& attested) {
-                   if (!attested[0].empty()) return undo_barrier(attested[0], done);
-                   if (abandoned_) return undo_barrier("the hook is gone", done);
-                   deadline_timer_ = Source::after(config_.guest_deadline, [this] { deadline_passed(); });
-                   settle(State::quiesced);
-                   done({});
-                 });
-               });
+  call_engines(
+      deadline.left(), [deadline](Engine& engine) { engine.quiesce(deadline); },
+      [this, done = std::move(done)](const std::vector<std::string>& failures) {
+        if (const std::string failure = first_failure(failures); !failure.empty()) return undo_barrier(failure, done);
+        if (abandoned_) return undo_barrier("the hook is gone", done);
+        attest(done);
+      });
 }
 
-/// Writes down what is held, where the block snapshot will have it, and arms the watchdog. The state is quiescing:
-/// nobody else touches the report.
-void StillPoint::attest() {
-  report_.databases.clear();
+std::vector<DatabaseReport> StillPoint::reported_databases() const {
+  std::vector<DatabaseReport> databases;
   for (const std::shared_ptr<Engine>& engine : engines_)
     for (DatabaseReport& database : engine->report())
-      report_.databases.push_back(std::move(database));
-  report_.databases.insert(report_.databases.end(), unusable_.begin(), unusable_.end());
+      databases.push_back(std::move(database));
+  databases.insert(databases.end(), unusable_.begin(), unusable_.end());
   if (!config_.hold_writers && !config_.conceal_open_barrier)
-    for (DatabaseReport& database : report_.databases) {
+    for (DatabaseReport& database : databases) {
       database.exactness = Exactness::skewed;
       database.reason = "the barrier is switched off for a test";
     }
-  report_.barrier_at = wall_now();
-  report_.quiesced = true;
-  write_report(config_.report_path, report_);
-  watchdog_->arm(config_.guest_deadline);
+  return databases;
+}
+
+/// Writes down what is held, where the block snapshot will have it, and arms the watchdog: in a thread, for a disk
+/// takes what time it takes. The barrier does not last as long as that.
+void StillPoint::attest(Done done) {
+  const auto attested = std::make_shared<Report>(report_);
+  attested->databases = reported_databases();
+  attested->barrier_at = wall_now();
+  attested->quiesced = true;
+  attesting_ = true;
+  give_up_ = [this, done](const std::string& why) {
+    overdue_.reset();
+    undo_barrier(why, done);
+  };
+  overdue_ =
+      Source::after(attest_limit, [this] { std::exchange(give_up_, {})("the report could not be written in time"); });
+  run_blocking({[this, attested] {
+                 write_report(config_.report_path, *attested);
+                 watchdog_->arm(config_.guest_deadline);
+               }},
+               [this, attested, done = std::move(done)](const std::vector<std::string>& failures) {
+                 attesting_ = false;
+                 if (!std::exchange(give_up_, {})) return static_cast<void>(watchdog_->disarm());
+                 overdue_.reset();
+                 if (!failures[0].empty()) return undo_barrier(failures[0], done);
+                 barrier_stands(*attested, done);
+               });
+}
+
+void StillPoint::barrier_stands(const Report& report, const Done& done) {
+  report_ = report;
   reported_ = true;
+  may_be_frozen_ = true;
+  hold_log(true);
+  deadline_timer_ = Source::after(config_.guest_deadline + after_the_watchdog, [this] { deadline_passed(); });
+  settle(State::quiesced);
+  done({});
 }
 
 /// A server may have ended the barrier by itself: what was attested inside it may no longer be true after it.
@@ -226,66 +296,83 @@ void StillPoint::reattest() {
 }
 
 void StillPoint::undo_barrier(const std::string& failure, Done done) {
-  static_cast<void>(watchdog_->disarm());
+  state_ = State::releasing;
+  if (!attesting_) static_cast<void>(watchdog_->disarm());
   report_.quiesced = false;
   report_.failure = failure;
   reported_ = true;
   const Deadline deadline(release_limit);
-  run_blocking(for_each_engine([deadline](Engine& engine) { engine.release(deadline); }),
-               [this, failure, done = std::move(done)](const std::vector<std::string>&) {
-                 settle(State::released);
-                 if (!own_id_) return done(failure);
-                 finish([done, failure](const std::string&) { done(failure); });
-               });
+  call_engines(
+      release_limit, [deadline](Engine& engine) { engine.release(deadline); },
+      [this, failure, done = std::move(done)](const std::vector<std::string>&) {
+        settle(State::released);
+        if (!own_id_) return done(failure);
+        finish([done, failure](const std::string&) { done(failure); });
+      });
 }
 
 void StillPoint::abandon_barrier() {
   abandoned_ = true;
+  if (give_up_) return std::exchange(give_up_, {})("the hook is gone");
   if (state_ == State::quiescing)
     for (const std::shared_ptr<Engine>& engine : engines_)
       engine->cancel();
   // It stood before anybody noticed that the hook is dead: qemu-ga will not freeze, nor call for a thaw.
-  if (state_ == State::quiesced) release([](const std::string&) {});
+  if (state_ == State::quiesced) thawed([](const std::string&) {});
+}
+
+/// Nothing is frozen any more.
+void StillPoint::close_window() {
+  if (!may_be_frozen_) return;
+  may_be_frozen_ = false;
+  deadline_timer_.reset();
+  if (watchdog_->disarm()) report_.watchdog_fired = true;
+  hold_log(false);
 }
 
 void StillPoint::deadline_passed() {
-  if (state_ != State::quiesced) return;
   report_.watchdog_fired = true;
-  release([](const std::string&) {});
+  // The watchdog itself may be dead: what it has thawed is not frozen any more, so doing it again is right.
+  run_blocking({thaw_everything}, [this](const std::vector<std::string>&) {
+    close_window();
+    log_warning("no thaw came before the deadline: the guest is thawed");
+  });
+  if (state_ == State::quiesced) release([](const std::string&) {});
 }
 
-void StillPoint::release(Done done) {
+void StillPoint::thawed(Done done) {
   switch (state_) {
-    case State::quiesced:
-      break;
     case State::quiescing:
       abandon_barrier();
       [[fallthrough]];
     case State::releasing:
-      return wait([this, done = std::move(done)] { release(done); });
+      // Also when the host let go in the window: that releases the barrier, but only a thaw ends the window.
+      close_window();
+      return wait([this, done = std::move(done)] { thawed(done); });
     default:
-      return done({});
+      break;
   }
+  close_window();
+  if (state_ == State::quiesced) return release(std::move(done));
+  done({});
+}
+
+void StillPoint::release(Done done) {
   state_ = State::releasing;
-  deadline_timer_.reset();
-  if (watchdog_->disarm()) report_.watchdog_fired = true;
   const Deadline deadline(release_limit);
   // In reverse order of the barrier; together, as they were taken.
-  run_blocking(for_each_engine([deadline](Engine& engine) { engine.release(deadline); }),
-               [this, done = std::move(done)](const std::vector<std::string>&) {
-                 report_.released_at = wall_now();
-                 reattest();
-                 settle(State::released);
-                 if (report_.watchdog_fired)
-                   log_warning("still point {}: no thaw came before the deadline, the guest was thawed", report_.id);
-                 else
-                   log_info("still point {}: barrier held for {} ms", report_.id,
-                            std::chrono::duration_cast<std::chrono::milliseconds>(*report_.released_at -
-                                                                                  report_.barrier_begun_at)
-                                .count());
-                 if (own_id_) finish([](const std::string&) {});
-                 done({});
-               });
+  call_engines(
+      release_limit, [deadline](Engine& engine) { engine.release(deadline); },
+      [this, done = std::move(done)](const std::vector<std::string>&) {
+        report_.released_at = wall_now();
+        reattest();
+        settle(State::released);
+        log_info("still point {}: barrier held for {} ms", report_.id,
+                 std::chrono::duration_cast<std::chrono::milliseconds>(*report_.released_at - report_.barrier_begun_at)
+                     .count());
+        if (own_id_) finish([](const std::string&) {});
+        done({});
+      });
 }
 
 std::optional<Report> StillPoint::report() const {
@@ -295,9 +382,12 @@ std::optional<Report> StillPoint::report() const {
 void StillPoint::start_dump(const std::string& name,
                             std::function<void(std::shared_ptr<RunningDump> dump, const std::string& failure)> done) {
   if (state_ != State::released || !report_.quiesced) return done(nullptr, "no database snapshots are held");
+  // By the report, for an engine may be starting another dump, and takes one call at a time.
+  const auto database = std::find_if(report_.databases.begin(), report_.databases.end(),
+                                     [&](const DatabaseReport& d) { return !name.empty() && d.dump == name; });
   for (const std::shared_ptr<Engine>& engine : engines_) {
-    const std::vector<DatabaseReport> databases = engine->report();
-    if (std::none_of(databases.begin(), databases.end(), [&](const DatabaseReport& d) { return d.dump == name; }))
+    if (database == report_.databases.end() || engine->engine() != database->engine ||
+        engine->instance() != database->instance)
       continue;
     const auto dump = std::make_shared<std::unique_ptr<RunningDump>>();
     starting_.push_back([this, engine, name, dump, done = std::move(done)] {
@@ -309,7 +399,6 @@ void StillPoint::start_dump(const std::string& name,
                      starting_.front()();
                    });
     });
-    // An engine takes one call at a time.
     if (starting_.size() == 1) starting_.front()();
     return;
   }
@@ -321,6 +410,7 @@ void StillPoint::finish(Done done) {
     case State::idle:
       return done({});
     case State::quiesced:
+      // The watchdog and its deadline stay: only a thaw ends the window.
       return release([this, done = std::move(done)](const std::string&) { finish(done); });
     case State::quiescing:
       abandon_barrier();
@@ -345,7 +435,6 @@ void StillPoint::finish(Done done) {
   const auto calls = for_each_engine([](Engine& engine) { engine.finish(); });
   run_blocking(calls, [this, done = std::move(done)](const std::vector<std::string>&) {
     engines_.clear();
-    watchdog_.reset();
     settle(State::idle);
     done({});
   });

@@ -37,8 +37,9 @@ class StillPoint {
 
   [[nodiscard]] State state() const noexcept { return state_; }
   [[nodiscard]] const std::string& id() const noexcept { return report_.id; }
-  /// Whether file systems may be frozen: then nothing is written and nothing logged.
-  [[nodiscard]] bool may_be_frozen() const noexcept { return state_ == State::quiesced; }
+  /// Whether file systems may be frozen: from the barrier to the thaw or the deadline, whatever the host does
+  /// meanwhile. Nothing is written then.
+  [[nodiscard]] bool may_be_frozen() const noexcept { return may_be_frozen_; }
 
   /// Discovers databases and opens what the barrier needs. Only when idle. When no freeze comes within `freeze_within`,
   /// it finishes by itself.
@@ -51,8 +52,8 @@ class StillPoint {
   void quiesce(std::chrono::milliseconds limit, std::vector<SiteHookReport> site_hooks, Done done);
   /// The one who asked for the barrier is gone: undo it as soon as possible.
   void abandon_barrier();
-  /// Idempotent: right in every state.
-  void release(Done done);
+  /// The file systems are thawed: releases the barrier. Idempotent: right in every state.
+  void thawed(Done done);
 
   /// Complete once quiesced; empty before.
   [[nodiscard]] std::optional<Report> report() const;
@@ -61,19 +62,26 @@ class StillPoint {
   void start_dump(const std::string& name,
                   std::function<void(std::shared_ptr<RunningDump> dump, const std::string& failure)> done);
 
-  /// Lets everything go. Idempotent: right in every state.
+  /// Lets everything go, but the watchdog: that is for the thaw. Idempotent: right in every state.
   void finish(Done done);
 
  private:
   using Calls = std::vector<std::function<void()>>;
   [[nodiscard]] Calls for_each_engine(const std::function<void(Engine&)>& call) const;
-  void discover_and_prepare(bool for_dumps, Done done);
-  void prepare_engines(bool for_dumps, Done done);
+  void call_engines(std::chrono::milliseconds limit, const std::function<void(Engine&)>& call,
+                    std::function<void(const std::vector<std::string>& failures)> done);
+  [[nodiscard]] std::string why_not_now() const;
+  void discover_and_prepare(bool for_dumps, const Deadline& deadline, Done done);
+  void prepare_engines(bool for_dumps, const Deadline& deadline, Done done);
   void engines_prepared(const std::vector<std::string>& failures);
   void take_barrier(const Deadline& deadline, Done done);
-  void attest();
+  [[nodiscard]] std::vector<DatabaseReport> reported_databases() const;
+  void attest(Done done);
+  void barrier_stands(const Report& report, const Done& done);
   void reattest();
   void undo_barrier(const std::string& failure, Done done);
+  void release(Done done);
+  void close_window();
   void deadline_passed();
   void settle(State state);
   void wake();
@@ -85,11 +93,15 @@ class StillPoint {
   bool reported_ = false;
   bool own_id_ = false;     ///< nobody prepared: another program froze the guest
   bool abandoned_ = false;  ///< undo the barrier when it stands
+  bool may_be_frozen_ = false;
+  bool attesting_ = false;                               ///< a thread writes the report and arms the watchdog
+  std::function<void(const std::string& why)> give_up_;  ///< undoes the barrier while the agent waits for that thread
   std::vector<std::shared_ptr<Engine>> engines_;
   std::vector<DatabaseReport> found_;     ///< as of prepare()
   std::vector<DatabaseReport> unusable_;  ///< servers that could not even be prepared
   std::vector<std::string> warnings_;
   std::unique_ptr<Watchdog> watchdog_;
+  Source overdue_;                               ///< an engine does not return, or the disk does not take the report
   Source freeze_timer_;                          ///< no freeze came
   Source deadline_timer_;                        ///< no thaw came
   std::vector<std::function<void()>> starting_;  ///< dumps to be started, the first one is being

@@ -4,12 +4,11 @@
 //
 // Once armed it allocates nothing, opens nothing, writes to no file and needs nobody: it only waits for a timer.
 
+#include "agent/mount-points.hh"
+
 #include <fcntl.h>
-#include <linux/fs.h>
-#include <mntent.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -22,37 +21,13 @@
 
 namespace {
 
-constexpr int most_mounts = 1024;
 constexpr int agent = STDIN_FILENO;
 
-int mounts[most_mounts];
-int mount_count = 0;
-
-void close_mounts() {
-  while (mount_count > 0)
-    close(mounts[--mount_count]);
-}
-
-/// Opens what qemu-ga freezes: file systems on block devices, mounted read-write or not (it may be remounted).
-void open_mounts() {
-  close_mounts();
-  FILE* table = setmntent("/proc/self/mounts", "re");
-  if (table == nullptr) return;
-  mntent entry;
-  char buffer[8192];
-  while (mount_count < most_mounts && getmntent_r(table, &entry, buffer, sizeof buffer) != nullptr) {
-    if (entry.mnt_fsname[0] != '/') continue;
-    const int fd = open(entry.mnt_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME);
-    if (fd >= 0) mounts[mount_count++] = fd;
-  }
-  endmntent(table);
-}
-
-/// The last mounted first, as qemu-ga does; a file system may have been frozen more than once.
-void thaw_all() {
-  for (int i = mount_count - 1; i >= 0; --i)
-    for (int times = 0; times < 100 && ioctl(mounts[i], FITHAW, 0) == 0; ++times) {
-    }
+/// The kernel may not choose the one process that can thaw the guest to make room.
+void stay_alive() {
+  const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (fd < 0 || write(fd, "-1000", 5) != 5) perror("stillpoint-watchdog: oom_score_adj");
+  if (fd >= 0) close(fd);
 }
 
 void set_timer(int timer, long milliseconds) {
@@ -69,12 +44,14 @@ void tell(char what) {
 }  // namespace
 
 int main() {
+  static stillpoint::MountPoints mounts;
   // CLOCK_BOOTTIME: a guest that was suspended meanwhile is thawed when it resumes.
   const int timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
   if (timer < 0) return 1;
   for (const int ignored : {SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGQUIT})
     signal(ignored, SIG_IGN);
   // The memory is pinned so that a swap device or program file on a frozen file system is never needed.
+  stay_alive();
   if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) perror("stillpoint-watchdog: mlockall");
 
   bool armed = false;
@@ -86,8 +63,8 @@ int main() {
     if (poll(polls, 2, -1) < 0) continue;
     unsigned long long expirations = 0;
     if ((polls[0].revents & POLLIN) != 0 && read(timer, &expirations, sizeof expirations) > 0 && armed) {
-      thaw_all();
-      close_mounts();
+      mounts.thaw();
+      mounts.close();
       armed = false;
       if (agent_lives) tell('F');
     }
@@ -102,14 +79,14 @@ int main() {
     char* end = nullptr;
     while ((end = strchr(line, '\n')) != nullptr) {
       if (line[0] == 'A') {
-        open_mounts();
+        mounts.open();
         set_timer(timer, strtol(line + 1, nullptr, 10));
         armed = true;
         tell('a');
       } else if (line[0] == 'D') {
         set_timer(timer, 0);
         armed = false;
-        close_mounts();
+        mounts.close();
         tell('d');
       }
       length -= static_cast<size_t>(end + 1 - line);

@@ -67,6 +67,11 @@ Watchdog::~Watchdog() {
     ::usleep(10000);
 }
 
+bool Watchdog::alive() noexcept {
+  if (pid_ > 0 && ::waitpid(pid_, nullptr, WNOHANG) != 0) pid_ = -1;
+  return pid_ > 0;
+}
+
 bool Watchdog::ask(const char* text, char answer, bool& fired) noexcept {
   const Deadline deadline(answer_limit);
   if (::send(socket_.get(), text, std::strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return false;

@@ -23,6 +23,9 @@ class Watchdog {
   /// Lets the process end; an armed one keeps its deadline.
   ~Watchdog();
 
+  /// Whether the process still runs.
+  [[nodiscard]] bool alive() noexcept;
+
   /// Opens the mount points and sets the timer; on return the deadline stands. Throws Error when the process does not
   /// answer.
   void arm(std::chrono::milliseconds deadline);

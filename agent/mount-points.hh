@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+namespace stillpoint {
+
+/// The file systems that qemu-ga freezes, held open so that they can be thawed without looking up a path. Allocates
+/// nothing outside itself: it is large, make it static.
+class MountPoints {
+ public:
+  MountPoints() = default;
+  MountPoints(const MountPoints&) = delete;
+  MountPoints& operator=(const MountPoints&) = delete;
+  ~MountPoints() { close(); }
+
+  /// Opens every one on a block device. Those of networks and of other programs are left alone: opening them may hang.
+  void open() noexcept;
+  /// Thaws, however often each was frozen, the last mounted first.
+  void thaw() noexcept;
+  void close() noexcept;
+
+ private:
+  static constexpr int most = 1024;
+  int fds_[most] = {};
+  int count_ = 0;
+};
+
+}  // namespace stillpoint
