@@ -8,13 +8,28 @@
 
 #include <array>
 #include <atomic>
+#include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace stillpoint {
 
 namespace {
 
 std::atomic<LogLevel> threshold = LogLevel::info;
+
+constexpr std::size_t most_held = 1000;
+std::mutex held_mutex;
+bool holding = false;
+std::vector<std::pair<LogLevel, std::string>> held;
+
+/// Whether the line was kept for later.
+bool keep(LogLevel level, std::string_view text) {
+  const std::lock_guard lock(held_mutex);
+  if (holding && held.size() < most_held) held.emplace_back(level, text);
+  return holding;
+}
 
 GLogLevelFlags glib_level(LogLevel level) {
   switch (level) {
@@ -41,14 +56,7 @@ const char* prefix(LogLevel level) {
   }
 }
 
-}  // namespace
-
-void set_log_level(LogLevel level) {
-  threshold = level;
-}
-
-void log_line(LogLevel level, std::string_view text) {
-  if (level > threshold.load()) return;
+void write_line(LogLevel level, std::string_view text) {
   static const bool to_journal = g_log_writer_is_journald(STDERR_FILENO) != 0;
   if (to_journal) {
     const std::string message(text);
@@ -63,6 +71,28 @@ void log_line(LogLevel level, std::string_view text) {
   const std::string line = fmt::format("{}{}\n", prefix(level), text);
   // A log that cannot be written has nowhere to be reported.
   static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+}
+
+}  // namespace
+
+void set_log_level(LogLevel level) {
+  threshold = level;
+}
+
+void log_line(LogLevel level, std::string_view text) {
+  if (level > threshold.load() || keep(level, text)) return;
+  write_line(level, text);
+}
+
+void hold_log(bool hold) {
+  std::vector<std::pair<LogLevel, std::string>> lines;
+  {
+    const std::lock_guard lock(held_mutex);
+    holding = hold;
+    if (!hold) lines.swap(held);
+  }
+  for (const auto& [level, text] : lines)
+    write_line(level, text);
 }
 
 }  // namespace stillpoint

@@ -9,8 +9,12 @@ namespace stillpoint {
 
 enum class LogLevel { error, warning, info, debug };
 
-/// Writes one line to the journal under systemd, else to stderr. Never called while file systems may be frozen.
+/// Writes one line to the journal under systemd, else to stderr.
 void log_line(LogLevel level, std::string_view text);
+
+/// While held, lines stay in memory (the first 1000) and the call that lets go writes them: file systems may be frozen,
+/// and whoever writes to them waits for the thaw. From any thread.
+void hold_log(bool hold);
 
 /// Lines below this level are dropped; info at start.
 void set_log_level(LogLevel level);
