@@ -97,11 +97,12 @@ void Conversation::prepare(const Json& message) {
   const std::uint64_t deadline_ms = std::min(json_uint(message, "deadline_ms"), most_deadline_ms);
   const auto go = [this, id, deadline_ms, number = number_](const std::string&) {
     if (number != number_) return;
+    owner_gone_ = false;
     still_point_.prepare(id, true, std::chrono::milliseconds(deadline_ms),
                          [this, id, number](const std::string& failure) {
                            if (number != number_) return still_point_.finish([](const std::string&) {});
+                           owner_gone_ = !failure.empty();
                            if (!failure.empty()) return refuse(std::string(type::prepare), failure);
-                           owner_gone_ = false;
                            Json answer = protocol::message(type::prepared);
                            answer["id"] = id;
                            answer["databases"] = still_point_.prepared_databases();
@@ -110,7 +111,8 @@ void Conversation::prepare(const Json& message) {
                          });
   };
   if (still_point_.state() == StillPoint::State::idle) return go({});
-  if (!owner_gone_ || still_point_.may_be_frozen())
+  // Nor is the barrier of another program's freeze ours to undo.
+  if (!owner_gone_ || still_point_.may_be_frozen() || still_point_.state() == StillPoint::State::quiescing)
     return refuse(std::string(type::prepare), fmt::format("still point {} is held", still_point_.id()));
   still_point_.finish(go);
 }

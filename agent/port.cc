@@ -73,6 +73,16 @@ void Port::open(const std::string& device) {
 
 void Port::await_host() {
   if (!reports_hang_up(fd_.get())) return connected();
+  // A port that was unplugged hangs up for ever, and a new one may have its name already: only reading tells them
+  // apart.
+  std::array<std::byte, 4096> buffer;
+  const ssize_t n = ::read(fd_.get(), buffer.data(), buffer.size());
+  if (n < 0 && errno == ENODEV) return port_gone();
+  if (n > 0) {
+    // The host has come meanwhile, or left this behind.
+    connected();
+    return events_.received({buffer.data(), static_cast<std::size_t>(n)});
+  }
   retry_ = Source::after(host_poll_period, [this] { await_host(); });
 }
 
