@@ -278,6 +278,20 @@ class WithoutDatabases(AgentTest):
         self.prepare("b" * 32)
         self.finish("b" * 32)
 
+    def test_second_prepare_is_refused(self):
+        """Also while the first one is still being worked on, and that one goes on."""
+        self.start()
+        self.host.send("prepare", id="a" * 32, deadline_ms=60000)
+        self.host.send("prepare", id="b" * 32, deadline_ms=60000)
+        self.assertEqual(self.host.message("error")["request"], "prepare")
+        self.assertEqual(self.host.message("prepared")["id"], "a" * 32)
+        self.quiesce()
+        self.hello("another host")
+        self.host.send("prepare", id="b" * 32, deadline_ms=60000)
+        self.assertEqual(self.host.message("error")["request"], "prepare")
+        self.release()
+        self.prepare("b" * 32)
+
     def test_no_freeze_comes(self):
         """deadline_ms after the prepare the agent lets go by itself: another id is free to come."""
         self.start()
