@@ -144,7 +144,7 @@ def main():
             AgentInstall.libvirtd = libvirtd
             result = unittest.main(argv=sys.argv, exit=False, failfast=True, verbosity=2).result
             if not result.wasSuccessful():
-                print(guest.sh("journalctl -b --no-pager -u stillpoint-agent -u qemu-guest-agent | tail -n 60", check=False))
+                print(guest.sh("journalctl -b --no-pager -u stillpoint-agent -t stillpoint-fsfreeze-hook | tail -n 60", check=False))
     sys.exit(0 if result.wasSuccessful() else 1)
 
 
