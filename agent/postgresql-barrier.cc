@@ -47,7 +47,8 @@ class Round {
  private:
   [[nodiscard]] milliseconds lock_wait(const Database& database) const {
     const milliseconds wanted = lock_waits.at(static_cast<std::size_t>(std::min(database.timeouts, max_timeouts - 1)));
-    return std::max(milliseconds(1), std::min({wanted, longest(), deadline_.left()}));
+    // Half of what is left: the other half is for rolling back, and going on without the locks.
+    return std::max(milliseconds(1), std::min({wanted, longest(), deadline_.left() / 2}));
   }
 
   /// Below the applications' deadlock_timeout, so that a cycle which closes behind us never costs them a transaction.

@@ -285,7 +285,11 @@ void ClusterEngine::prove_globals(const Deadline& deadline) {
 void ClusterEngine::attest() {
   for (Database& database : databases_) {
     DatabaseReport& report = database.report;
-    if (!database.usable()) continue;
+    if (!database.usable()) {
+      // A session that was lost on the way, not by an answer of its own, must not leave its claim behind.
+      if (report.exactness != Exactness::failed) database.fail("its session was lost inside the barrier");
+      continue;
+    }
     for (const std::string& table : database.unlogged)
       report.not_covered.push_back({"unlogged-table", table, 1});
     for (const NotCovered& transaction : database.prepared_transactions)
