@@ -733,7 +733,13 @@ class WithPostgreSql(AgentTest):
 
     def test_a_transaction_that_does_not_end(self):
         """Nobody is kept waiting for it: the window opens in time, and its database is not called exact."""
-        self.start()
+        self.does_not_wait("")
+
+    def test_a_transaction_that_does_not_end_and_little_time(self):
+        self.does_not_wait("barrier_limit_ms=600\n")
+
+    def does_not_wait(self, limits):
+        self.start(limits)
         self.prepare("1" * 32)
         holder = self.transaction()
         self.quiesce()
