@@ -487,8 +487,12 @@ class Window(AgentTest):
         self.addCleanup(self.unmount)
 
     def unmount(self):
-        subprocess.run(["fsfreeze", "-u", self.mount], capture_output=True, timeout=20)
-        subprocess.run(["umount", self.mount], check=True, timeout=20)
+        def unmounted():
+            # An armed watchdog keeps it open until its deadline.
+            subprocess.run(["fsfreeze", "-u", self.mount], capture_output=True, timeout=20)
+            return subprocess.run(["umount", self.mount], capture_output=True, timeout=20).returncode == 0
+
+        wait_until(unmounted, 15, "the file system cannot be unmounted")
 
     def freeze(self):
         self.quiesce()
