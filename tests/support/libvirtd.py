@@ -99,11 +99,14 @@ class Libvirtd:
         """Starts libvirtd in its namespace, also again after kill(); QEMUs that ran go on."""
         path = f"{self.directory}/bin:/usr/sbin:/sbin:/usr/local/sbin"
         # Ahead of compilers: freezes have limits in real time, and emulating a processor takes a whole one.
-        arguments = f"env PATH={path} nice -n -10 /usr/sbin/libvirtd -f /etc/libvirt/libvirtd.conf -p {self.directory}/libvirtd.pid"
+        arguments = f"nice -n -10 env PATH={path} /usr/sbin/libvirtd -f /etc/libvirt/libvirtd.conf -p {self.directory}/libvirtd.pid"
         self._namespace.stdin.write(arguments + "\n")
         self._namespace.stdin.flush()
         self.pid = int(self._namespace.stdout.readline())
-        wait_until(lambda: self.virsh("list", check=False).returncode == 0, 60, "libvirtd answers")
+        try:
+            wait_until(lambda: self.virsh("list", check=False).returncode == 0, 60, "libvirtd answers")
+        except Failure as failure:
+            raise Failure(f"{failure}\n{(self.directory / 'reaper.log').read_text(encoding='utf-8')}") from failure
 
     def kill(self, signal="KILL"):
         """Sends a signal to libvirtd alone."""
