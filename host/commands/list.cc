@@ -69,7 +69,8 @@ ExitCode list(const std::string& domain, const Invocation& invocation) {
         rows.push_back(json_row(manifest));
       else
         table.add(table_row(manifest));
-    } catch (const Corruption& e) {
+    } catch (const Error& e) {
+      if (e.exit_code() != ExitCode::corruption && e.exit_code() != ExitCode::configuration) throw;
       // The others are still good, and the operator looks for one of them.
       log_error("{}: {}", printable(summary.name), printable(e.what()));
       code = ExitCode::corruption;

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/clock.hh"
+#include "common/file.hh"
+#include "common/log.hh"
+#include "host/commands/command.hh"
+#include "host/commands/copy-out.hh"
+#include "host/commands/file-name.hh"
+#include "host/commands/format.hh"
+#include "host/commands/guest-files.hh"
+#include "host/commands/output.hh"
+#include "host/commands/table.hh"
+#include "host/commands/tree-entry-text.hh"
+#include "host/commands/watched-progress.hh"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+
+namespace stillpoint {
+
+namespace {
+
+struct Options {
+  std::string file;
+  std::string target = ".";
+};
+
+/// A still point whose files are looked at.
+struct Opened {
+  Opened(const Invocation& invocation, const FileName& name)
+      : repository(invocation.repository(), Repository::Mode::read),
+        manifest(repository.load(name.still_point)),
+        files(repository, manifest) {}
+  Repository repository;
+  Manifest manifest;
+  GuestFiles files;
+};
+
+/// What a directory holds, without what lies deeper and where contents lie.
+class Children : public TreeSink {
+ public:
+  Children(std::string directory, std::stop_token stop) : directory_(std::move(directory)), stop_(std::move(stop)) {}
+  void entry(const TreeEntry& entry) override {
+    if (stop_.stop_requested()) throw Interrupted("stopped while listing");
+    if (entry.path == directory_) return;
+    TreeEntry& kept = entries.emplace_back(entry);
+    kept.extents = {};
+    kept.inline_content = {};
+    kept.xattrs = {};
+  }
+  std::vector<TreeEntry> entries;
+
+ private:
+  std::string directory_;
+  std::stop_token stop_;
+};
+
+void list_file_systems(GuestFiles& files, const Invocation& invocation) {
+  Json rows = Json::array();
+  Table table({{"FILE SYSTEM"}, {"TYPE"}, {"SIZE", Table::Align::right}, {"MOUNTED ON"}, {"LABEL"}, {"UUID"}});
+  const auto or_dash = [](const std::string& text) { return text.empty() ? "-" : text; };
+  for (const GuestFiles::Named& named : files.file_systems()) {
+    const FileSystem& found = named.file_system;
+    rows.push_back({{"name", named.name},
+                    {"type", found.type},
+                    {"readable", found.readable()},
+                    {"bytes", found.length},
+                    {"mount_point", named.mount_point},
+                    {"label", found.label},
+                    {"uuid", found.uuid}});
+    table.add({named.name, or_dash(found.type), format_size(found.length), or_dash(named.mount_point),
+               or_dash(found.label), or_dash(found.uuid)});
+  }
+  if (invocation.json)
+    print_json(rows);
+  else if (!table.empty())
+    print_result(table.text());
+}
+
+ExitCode ls(const Options& options, const Invocation& invocation) {
+  const FileName name = parse_file_name(options.file);
+  Opened opened(invocation, name);
+  if (name.path.empty()) {
+    list_file_systems(opened.files, invocation);
+    return ExitCode::success;
+  }
+  // As ls(1): a link to a directory is followed when the path ends in a slash.
+  const auto place = opened.files.find(name.file_system, name.path, name.path.ends_with('/'));
+  std::vector<TreeEntry> entries;
+  if (place.entry.type == EntryType::directory) {
+    Children children(place.path, invocation.stop);
+    opened.files.walk(place, false, children);
+    entries = std::move(children.entries);
+  } else {
+    entries = {place.entry};
+  }
+  std::sort(entries.begin(), entries.end(), [](const TreeEntry& a, const TreeEntry& b) { return a.path < b.path; });
+  if (invocation.json) {
+    Json rows = Json::array();
+    for (const TreeEntry& entry : entries)
+      rows.push_back(entry_json(entry));
+    print_json(rows);
+  } else if (!entries.empty()) {
+    print_result(entries_text(entries));
+  }
+  return ExitCode::success;
+}
+
+void write_zeros(std::uint64_t length) {
+  static constexpr std::array<std::byte, 65536> zeros{};
+  for (; length > 0; length -= std::min<std::uint64_t>(length, zeros.size()))
+    write_all(STDOUT_FILENO, std::span(zeros).first(static_cast<std::size_t>(std::min<std::uint64_t>(length, 65536))),
+              "standard output");
+}
+
+ExitCode cat(const Options& options, const Invocation& invocation) {
+  if (invocation.json)
+    throw UsageError("--json and a file cannot share standard output", "leave --json out, or use 'files cp'");
+  const FileName name = parse_file_name(options.file);
+  if (name.path.empty())
+    throw UsageError(fmt::format("'{}' names no file", options.file), "add its path, as in web1:/etc/hosts");
+  Opened opened(invocation, name);
+  const auto place = opened.files.find(name.file_system, name.path, true);
+  if (place.entry.type != EntryType::file)
+    throw UsageError(fmt::format("{} is a {}", options.file, type_name(place.entry.type)), "only files can be read");
+  read_file(opened.files.disk(place), place.entry, [&](const FileContent& content) {
+    if (invocation.stop.stop_requested()) throw Interrupted("stopped before the file was complete");
+    if (content.bytes.empty())
+      write_zeros(content.length);
+    else
+      write_all(STDOUT_FILENO, content.bytes, "standard output");
+  });
+  return ExitCode::success;
+}
+
+ExitCode cp(const Options& options, const Invocation& invocation) {
+  if (options.target == "-") return cat(options, invocation);
+  const FileName name = parse_file_name(options.file);
+  if (name.path.empty())
+    throw UsageError(fmt::format("'{}' names no file", options.file), "add its path, as in web1:/etc/hosts");
+  Opened opened(invocation, name);
+  const auto place = opened.files.find(name.file_system, name.path, name.path.ends_with('/'));
+  const std::filesystem::path target = copy_target(place, options.target);
+  TreeCounts counts;
+  {
+    Progress progress(invocation.progress, STDERR_FILENO);
+    WatchedProgress watched(progress.line(name.path), invocation.stop, "stopped before the copy was complete");
+    counts = copy_out(opened.files, place, target, watched);
+  }
+  for (const std::string& warning : counts.warnings)
+    log_warning("{}", printable(warning));
+  if (invocation.json)
+    print_json({{"name", opened.manifest.name},
+                {"to", target.native()},
+                {"entries", counts.entries},
+                {"bytes", counts.bytes},
+                {"warnings", counts.warnings}});
+  return ExitCode::success;
+}
+
+}  // namespace
+
+RunVerb add_files(CLI::App& parser) {
+  const auto options = std::make_shared<Options>();
+  const char* file = "NAME:/PATH in the guest, or NAME:FILESYSTEM:/PATH";
+  parser.require_subcommand(1);
+  const auto add = [&](const char* verb, const char* summary) {
+    CLI::App* sub = parser.add_subcommand(verb, summary);
+    sub->fallthrough();
+    sub->footer("Options of every verb: stillpoint --help");
+    return sub;
+  };
+  CLI::App* const list = add("ls", "list a directory, or the file systems of a still point");
+  list->add_option("FILE", options->file, std::string(file) + "; NAME alone lists the file systems")->required();
+  CLI::App* const read = add("cat", "write a file to standard output");
+  read->add_option("FILE", options->file, file)->required();
+  CLI::App* const copy = add("cp", "copy a file or a directory with all below it, with its metadata");
+  copy->add_option("FILE", options->file, file)->required();
+  copy->add_option("TARGET", options->target, "a directory, a new name, or - for standard output (.)");
+  return [options, list, read](const Invocation& invocation) {
+    if (list->parsed()) return ls(*options, invocation);
+    return read->parsed() ? cat(*options, invocation) : cp(*options, invocation);
+  };
+}
+
+}  // namespace stillpoint

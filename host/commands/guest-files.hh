@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/block.hh"
+#include "common/tree-entry.hh"
+#include "host/capture/file-system-reader.hh"
+#include "host/repository/manifest.hh"
+#include "host/repository/repository.hh"
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace stillpoint {
+
+/// The files of a still point, read out of its disks: every chunk is checked against its id, and no tree is needed.
+class GuestFiles {
+ public:
+  /// Both outlive it.
+  GuestFiles(Repository& repository, const Manifest& manifest) : repository_(repository), manifest_(manifest) {}
+
+  struct Named {
+    std::string name;         ///< "vda1"
+    std::string mount_point;  ///< in the guest; empty when unknown
+    FileSystem file_system;
+  };
+  /// Of all disks. Throws CaptureError, Corruption.
+  [[nodiscard]] std::vector<Named> file_systems();
+
+  /// A file, where it really is.
+  struct Place {
+    std::string file_system;  ///< its name
+    std::string path;         ///< in the file system, without leading slash
+    TreeEntry entry;
+  };
+  /// Finds `path`: in the file system of that name, or by the guest's mount points when it is empty. Symbolic links on
+  /// the way are followed as the guest would, never outside the still point; the last one only if `follow_last`.
+  /// Throws NotFound, CaptureError, Corruption.
+  [[nodiscard]] Place find(const std::string& file_system, std::string_view path, bool follow_last);
+
+  /// FileSystemReader::walk of what was found.
+  void walk(const Place& place, bool recursive, TreeSink& sink);
+  /// Where the contents of its file system lie.
+  [[nodiscard]] BlockReader& disk(const Place& place);
+
+ private:
+  struct Disk {
+    explicit Disk(std::unique_ptr<BlockReader> blocks) : reader(std::move(blocks)), files(*reader) {}
+    std::unique_ptr<BlockReader> reader;
+    FileSystemReader files;
+    std::vector<FileSystem> found;
+  };
+  struct Where {
+    Disk* disk;
+    const FileSystem* file_system;
+  };
+
+  Disk& open(const DiskRecord& record);
+  Where where(const std::string& file_system);
+  [[nodiscard]] std::string only_file_system();
+  [[nodiscard]] std::pair<std::string, std::string> by_mount_point(const std::string& path);
+  std::optional<Place> look(const std::string& file_system, const std::string& path);
+
+  Repository& repository_;
+  const Manifest& manifest_;
+  std::map<std::string, std::unique_ptr<Disk>> disks_;  ///< by target, opened when needed
+};
+
+}  // namespace stillpoint
