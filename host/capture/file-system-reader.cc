@@ -93,7 +93,7 @@ std::vector<FileSystem> FileSystemReader::file_systems() {
     wire::Writer request(wire::Type::list);
     request.u64(disk_.size());
     worker().send(request.finish());
-    const wire::Message answer = worker().receive(disk_);
+    const wire::Message& answer = worker().receive(disk_);
     wire::Reader reader(answer.payload);
     if (answer.type == wire::Type::failure) throw CaptureError(printable(reader.string(wire::max_text)));
     if (answer.type != wire::Type::file_systems) throw CaptureError("the file system's worker gave another answer");
@@ -134,7 +134,7 @@ void FileSystemReader::walk(const FileSystem& file_system, std::string_view path
     Paths paths(start);
     wire::ReceivedEntry received;
     for (;;) {
-      const wire::Message message = worker().receive(disk_);
+      const wire::Message& message = worker().receive(disk_);
       wire::Reader reader(message.payload);
       switch (message.type) {
         case wire::Type::entries:

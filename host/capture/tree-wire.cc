@@ -100,6 +100,13 @@ Header parse_header(std::string_view bytes) {
   return {Type(type), length};
 }
 
+void write_header(Type type, std::uint32_t length, std::span<std::byte, header_bytes> bytes) noexcept {
+  for (std::size_t i = 0; i < 4; ++i) {
+    bytes[i] = static_cast<std::byte>(static_cast<std::uint32_t>(type) >> (8 * i));
+    bytes[4 + i] = static_cast<std::byte>(length >> (8 * i));
+  }
+}
+
 void write_entry(Writer& writer, std::uint32_t depth, std::string_view name, const TreeEntry& entry) {
   writer.u32(depth);
   writer.string(name);

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -58,8 +59,6 @@ class Writer {
     bytes_ += text;
   }
 
-  void raw(std::string_view bytes) { bytes_ += bytes; }
-
   [[nodiscard]] std::size_t payload_size() const noexcept { return bytes_.size() - header_bytes; }
   /// The message, its length filled in.
   [[nodiscard]] std::string_view finish();
@@ -97,6 +96,9 @@ struct Header {
   std::uint32_t length;
 };
 [[nodiscard]] Header parse_header(std::string_view bytes);
+
+/// The other way round.
+void write_header(Type type, std::uint32_t length, std::span<std::byte, header_bytes> bytes) noexcept;
 
 /// An entry as it is sent: its path is its depth below the walk's start (0: the start itself) and its last name.
 void write_entry(Writer& writer, std::uint32_t depth, std::string_view name, const TreeEntry& entry);

@@ -140,40 +140,39 @@ void TreeWorker::receive_exactly(std::span<char> buffer) {
   }
 }
 
-wire::Message TreeWorker::receive_one() {
+void TreeWorker::receive_one() {
   std::array<char, wire::header_bytes> bytes{};
   receive_exactly(bytes);
   const wire::Header header = wire::parse_header({bytes.data(), bytes.size()});
-  wire::Message message{header.type, {}};
+  message_.type = header.type;
   // In steps: a length alone costs nobody memory.
-  for (std::size_t left = header.length; left > 0;) {
-    const std::size_t step = std::min<std::size_t>(left, wire::max_read);
-    const std::size_t at = message.payload.size();
-    message.payload.resize(at + step);
-    receive_exactly(std::span(message.payload).subspan(at));
-    left -= step;
+  for (std::size_t at = 0; at < header.length;) {
+    const std::size_t step = std::min<std::size_t>(header.length - at, wire::max_read);
+    if (message_.payload.size() < at + step) message_.payload.resize(at + step);
+    receive_exactly(std::span(message_.payload).subspan(at, step));
+    at += step;
   }
-  return message;
+  message_.payload.resize(header.length);
 }
 
-void TreeWorker::answer(BlockReader& disk, std::string_view request) {
-  wire::Reader reader(request);
+void TreeWorker::answer(BlockReader& disk) {
+  wire::Reader reader(message_.payload);
   const std::uint64_t offset = reader.u64();
   const std::uint32_t length = reader.u32();
   if (length == 0 || length > wire::max_read || offset > disk.size() || length > disk.size() - offset)
     throw CaptureError("the file system's worker asked for blocks outside the disk");
-  std::vector<std::byte> bytes(length);
-  disk.pread(bytes, offset);
-  wire::Writer message(wire::Type::blocks);
-  message.raw(as_text(bytes));
-  send(message.finish());
+  const std::size_t bytes = wire::header_bytes + length;
+  if (answer_.size() < bytes) answer_.resize(bytes);
+  wire::write_header(wire::Type::blocks, length, std::span(answer_).first<wire::header_bytes>());
+  disk.pread(std::span(answer_).subspan(wire::header_bytes, length), offset);
+  send(as_text(std::span(answer_).first(bytes)));
 }
 
-wire::Message TreeWorker::receive(BlockReader& disk) {
+const wire::Message& TreeWorker::receive(BlockReader& disk) {
   for (;;) {
-    wire::Message message = receive_one();
-    if (message.type != wire::Type::read) return message;
-    answer(disk, message.payload);
+    receive_one();
+    if (message_.type != wire::Type::read) return message_;
+    answer(disk);
   }
 }
 

@@ -8,8 +8,10 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <cstddef>
 #include <span>
 #include <string_view>
+#include <vector>
 
 namespace stillpoint {
 
@@ -24,18 +26,20 @@ class TreeWorker {
 
   void send(std::string_view message);
   /// The next message that is no block request; those are answered from `disk`. Throws CaptureError when the worker
-  /// died, fell silent or broke the rules, and what reading the disk throws.
-  [[nodiscard]] wire::Message receive(BlockReader& disk);
+  /// died, fell silent or broke the rules, and what reading the disk throws. It is valid until the next call.
+  [[nodiscard]] const wire::Message& receive(BlockReader& disk);
 
  private:
-  [[nodiscard]] wire::Message receive_one();
-  void answer(BlockReader& disk, std::string_view request);
+  void receive_one();
+  void answer(BlockReader& disk);
   void receive_exactly(std::span<char> buffer);
   void wait_for(short events);
   [[noreturn]] void died();
 
   UniqueFd socket_;
   pid_t pid_ = -1;
+  wire::Message message_;
+  std::vector<std::byte> answer_;  ///< a header and the blocks
 };
 
 }  // namespace stillpoint

@@ -138,7 +138,8 @@ void TreeWriter::Target::add(const TreeEntry& entry) {
 void TreeWriter::Target::add_below(std::string_view path, const TreeEntry& entry) {
   const auto [directory, last] = split(path);
   const std::string name(last);
-  if (!wire::is_name(name)) throw CaptureError(fmt::format("the entry {} has a name that none can have", entry.path));
+  if (!wire::is_name(name) || path.front() == '/')
+    throw CaptureError(fmt::format("the entry {} has a name that none can have", entry.path));
   directories_.go_to(directory);
   if (entry.type == EntryType::directory) return directories_.enter(name, entry);
   if (entry.links > 1 && link_to_other_name(name, entry)) return;

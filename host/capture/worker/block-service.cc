@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 
 namespace stillpoint {
 
@@ -35,6 +36,18 @@ wire::Message Parent::receive() {
   wire::Message message{parsed.type, std::string(parsed.length, '\0')};
   read_exactly(message.payload);
   return message;
+}
+
+void Parent::receive_blocks(std::span<std::string*> lines) {
+  std::array<char, wire::header_bytes> header{};
+  read_exactly(header);
+  const wire::Header parsed = wire::parse_header({header.data(), header.size()});
+  std::size_t expected = 0;
+  for (const std::string* line : lines)
+    expected += line->size();
+  if (parsed.type != wire::Type::blocks || parsed.length != expected) ::_exit(1);
+  for (std::string* line : lines)
+    read_exactly(*line);
 }
 
 bool BlockService::read(std::span<std::byte> buffer, std::uint64_t offset) {
@@ -75,16 +88,23 @@ void BlockService::fetch(std::uint64_t first, std::uint64_t count) {
   request.u64(begin);
   request.u32(static_cast<std::uint32_t>(end - begin));
   parent_.send(request.finish());
-  const wire::Message answer = parent_.receive();
-  if (answer.type != wire::Type::blocks || answer.payload.size() != end - begin) ::_exit(1);
+  std::array<std::string*, read_ahead_lines> received{};
   for (std::uint64_t i = count; i-- > 0;) {
+    // A line that is dropped gives its memory to the new one.
     if (lines_.size() == most_lines) {
       index_.erase(lines_.back().number);
-      lines_.pop_back();
+      lines_.splice(lines_.begin(), lines_, std::prev(lines_.end()));
+    } else {
+      lines_.emplace_front();
     }
-    lines_.push_front({first + i, answer.payload.substr(i * line_bytes, line_bytes)});
-    index_[first + i] = lines_.begin();
+    Line& made = lines_.front();
+    made.number = first + i;
+    const std::uint64_t at = begin + i * line_bytes;
+    made.bytes.resize(static_cast<std::size_t>(std::min(line_bytes, end - at)));
+    index_[made.number] = lines_.begin();
+    received[i] = &made.bytes;
   }
+  parent_.receive_blocks(std::span(received).first(static_cast<std::size_t>(count)));
 }
 
 }  // namespace stillpoint

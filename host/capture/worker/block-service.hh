@@ -21,6 +21,8 @@ class Parent {
 
   void send(std::string_view message);
   [[nodiscard]] wire::Message receive();
+  /// As receive(), of blocks in as many pieces as `lines` has. Anything else ends the worker.
+  void receive_blocks(std::span<std::string*> lines);
 
  private:
   void read_exactly(std::span<char> buffer);
@@ -44,7 +46,7 @@ class BlockService {
   static constexpr std::uint64_t read_ahead_lines = 4;
 
   struct Line {
-    std::uint64_t number;
+    std::uint64_t number = 0;
     std::string bytes;
   };
   const std::string& line(std::uint64_t number);
