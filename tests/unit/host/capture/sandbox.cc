@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/errors.hh"
+#include "host/capture/file-system-reader.hh"
+#include "host/capture/nbd-disk.hh"
+#include "tests/unit/host/capture/scratch.hh"
+
+#include <optional>
+
+using namespace stillpoint;
+using namespace stillpoint::test;
+
+namespace {
+
+std::string text_of(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// The worker that this process started.
+std::filesystem::path worker_in_proc() {
+  const std::string self = std::to_string(::getpid());
+  for (const auto& folder : std::filesystem::directory_iterator("/proc")) {
+    const std::string status = text_of(folder.path() / "status");
+    if (status.find("Name:\tstillpoint-tree") != std::string::npos &&
+        status.find("\nPPid:\t" + self + "\n") != std::string::npos)
+      return folder.path();
+  }
+  FAIL("there is no worker");
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("the worker has no right but to talk to its parent") {
+  const Scratch scratch;
+  scratch.run("mke2fs -q -t ext4 image 8M");
+  NbdDisk disk = NbdDisk::image(scratch / "image", "raw");
+  std::optional<FileSystemReader> reader(disk);
+  REQUIRE(reader->file_systems().size() == 1);
+  const std::filesystem::path proc = worker_in_proc();
+  const std::string status = text_of(proc / "status");
+  const auto has = [&status](const char* line) { return status.find(line) != std::string::npos; };
+  CHECK(has("\nNoNewPrivs:\t1\n"));
+  CHECK(has("\nSeccomp:\t2\n"));
+  for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapAmb"})
+    CHECK(has(fmt::format("\n{}:\t0000000000000000\n", set).c_str()));
+  if (::geteuid() == 0) {
+    CHECK(has("\nUid:\t65534\t65534\t65534\t65534\n"));
+    CHECK(has("\nGid:\t65534\t65534\t65534\t65534\n"));
+    CHECK(has("\nCapBnd:\t0000000000000000\n"));
+    CHECK(std::filesystem::is_empty(proc / "root"));
+    for (const char* space : {"net", "mnt", "ipc", "uts"})
+      CHECK(std::filesystem::read_symlink(proc / "ns" / space) !=
+            std::filesystem::read_symlink(std::filesystem::path("/proc/self/ns") / space));
+    std::size_t descriptors = 0;
+    for (const auto& descriptor : std::filesystem::directory_iterator(proc / "fd")) {
+      const std::string target = std::filesystem::read_symlink(descriptor.path()).native();
+      CHECK((target == "/dev/null" || target.starts_with("socket:")));
+      ++descriptors;
+    }
+    CHECK(descriptors == 4);
+  }
+  const std::string limits = text_of(proc / "limits");
+  CHECK(limits.find("Max processes             0 ") != std::string::npos);
+  CHECK(limits.find("Max file size             0 ") != std::string::npos);
+  reader.reset();
+  CHECK_FALSE(std::filesystem::exists(proc));
+}
+
+TEST_CASE("a worker that is killed or missing is said to be, and the next question starts another") {
+  const Scratch scratch;
+  scratch.run("mke2fs -q -t ext4 image 8M");
+  NbdDisk disk = NbdDisk::image(scratch / "image", "raw");
+  FileSystemReader reader(disk);
+  REQUIRE(reader.file_systems().size() == 1);
+  ::kill(std::stoi(worker_in_proc().filename().native()), SIGSEGV);
+  CHECK_THROWS_WITH_AS(reader.file_systems(), doctest::Contains("signal 11"), CaptureError);
+  CHECK(reader.file_systems().size() == 1);
+
+  ::setenv("STILLPOINT_LIBEXEC", scratch.path().c_str(), 1);
+  FileSystemReader other(disk);
+  CHECK_THROWS_WITH_AS(other.file_systems(), doctest::Contains("stillpoint-tree-worker"), CaptureError);
+  ::unsetenv("STILLPOINT_LIBEXEC");
+}
