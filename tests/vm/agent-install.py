@@ -46,9 +46,11 @@ class AgentInstall(unittest.TestCase):
         time.sleep(0.3)
         self.virsh("domfsthaw")
 
-    def freezes_again(self):
-        """Freezes fail, cleanly, until the agent listens."""
-        wait_until(lambda: self.virsh("domfsfreeze", check=False).returncode == 0, 60, "a freeze with the agent back", 1)
+    def freezes_within_its_limits(self):
+        """A freeze that nothing has prepared, on an emulated processor, may need more time than the hook gives it, and one
+        while the agent comes up finds none: it fails, with nothing held, and the next one may succeed."""
+        wait_until(lambda: self.virsh("domfsfreeze", check=False).returncode == 0, 180, "a freeze", 2)
+        time.sleep(0.3)
         self.virsh("domfsthaw")
 
     def test_1_boots_with_everything_running(self):
@@ -63,7 +65,7 @@ class AgentInstall(unittest.TestCase):
     def test_2_a_freeze_by_anybody_quiesces_under_load(self):
         start_load(self.guest)
         before = counts(self.guest)
-        self.freeze_and_thaw()
+        self.freezes_within_its_limits()
         report = self.report()
         self.assertTrue(report["quiesced"], report)
         self.assertEqual(DATABASES - set(self.attested(report)), set())
@@ -96,24 +98,30 @@ class AgentInstall(unittest.TestCase):
         self.assertNotEqual(done.returncode, 0, "a freeze succeeded although the databases were not quiesced")
         self.guest.sh("echo thawed >/srv/written && rm /srv/written && sync", 30)
         self.guest.sh("systemctl start stillpoint-agent")
-        self.freezes_again()
+        self.freezes_within_its_limits()
         self.assertTrue(self.report()["quiesced"])
 
     def test_5_a_killed_agent_comes_back(self):
         self.guest.sh("kill -KILL $(systemctl show -P MainPID stillpoint-agent)")
-        self.freezes_again()
+        self.freezes_within_its_limits()
+
+    def ticks(self):
+        return self.guest.console().count("tick")
 
     def test_6_nobody_thaws_so_the_guest_does(self):
-        # qemu-ga goes on saying "frozen" and refuses to run anything, so a writer that waits inside tells by the console.
-        self.guest.sh("systemd-run -q sh -c 'sleep 4; touch /srv/written; echo written >/dev/ttyS0'")
-        self.virsh("domfsfreeze")
-        time.sleep(6)
-        self.assertNotIn("written", self.guest.console(), "the guest was not frozen")
-        wait_until(lambda: "written" in self.guest.console(), 60, "the watchdog's thaw", 0.5)
+        # qemu-ga goes on saying "frozen" and refuses to run anything, so a writer in the guest tells by the console.
+        self.guest.sh("systemd-run -q --unit=tick sh -c 'while touch /srv/written; do echo tick >/dev/ttyS0; sleep 1; done'")
+        wait_until(lambda: self.virsh("domfsfreeze", check=False).returncode == 0, 180, "a freeze", 2)
+        time.sleep(2)
+        frozen = self.ticks()
+        time.sleep(4)
+        self.assertEqual(self.ticks(), frozen, "the guest was not frozen")
+        wait_until(lambda: self.ticks() > frozen, 60, "the watchdog's thaw", 0.5)
         self.virsh("domfsthaw", check=False)
+        self.guest.sh("systemctl stop tick")
         before = counts(self.guest)
         wait_until(lambda: all(counts(self.guest)[name] > before[name] for name in before), 60, "writers go on")
-        self.freeze_and_thaw()
+        self.freezes_within_its_limits()
 
     def test_7_removing_the_package_gives_qemu_ga_its_old_command_back(self):
         # In a unit of its own: the restart of qemu-ga that the package asks for ends what qemu-ga has started.
