@@ -60,10 +60,9 @@ void add_global_options(CLI::App& parser, GlobalOptions& options) {
     throw UsageError(fmt::format("there is no verb '{}'", remaining.front()), hint);
   std::string message = error.what();
   std::replace(message.begin(), message.end(), '\n', ' ');
-  if (const CLI::App& at = verb ? *verb : parser; dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    const std::vector<std::string> extra = at.remaining(true);
-    if (!extra.empty()) message = fmt::format("'{}' is not expected here", extra.front());
-  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)
+    if (const std::vector<std::string> extra = parser.remaining(true); !extra.empty())
+      message = fmt::format("'{}' is not expected here", extra.front());
   throw UsageError(message, hint);
 }
 

@@ -2,12 +2,12 @@
 #include "host/commands/command.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
+#include "host/repository/repository-config.hh"
 #include "host/repository/repository.hh"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
-#include <limits>
 #include <memory>
 
 namespace stillpoint {
@@ -18,8 +18,9 @@ ExitCode init(const std::string& chunk_size, const Invocation& invocation) {
   RepositoryOptions options;
   if (!chunk_size.empty()) {
     const std::uint64_t bytes = parse_size(chunk_size);
-    // Which sizes are right is the repository's to say; here it only has to fit.
-    options.chunk_bytes = bytes > std::numeric_limits<std::uint32_t>::max() ? 0 : static_cast<std::uint32_t>(bytes);
+    if (!valid_chunk_bytes(bytes))
+      throw UsageError(fmt::format("chunks of {} bytes are not possible", bytes), "use a power of two from 64K to 4M");
+    options.chunk_bytes = static_cast<std::uint32_t>(bytes);
   }
   const std::string& url = invocation.repository();
   Repository::create(url, options);

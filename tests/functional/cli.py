@@ -1,0 +1,444 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The companion's command line on real images and repositories: results, messages, exit codes. No guest is needed.
+
+cli.py STILLPOINT
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.scratch import scratch_directory, run  # noqa: E402
+
+PROGRAM = None
+MIB = 1 << 20
+TIME_LIMIT = 120
+
+
+def stillpoint(*arguments, env=None, text=True, **options):
+    """Runs the companion with an environment and a configuration of its own, to whatever end."""
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **(env or {})}
+    return run(
+        [PROGRAM, *arguments], TIME_LIMIT, check=False, env=environment, text=text, **options
+    )
+
+
+def reseal(path, change):
+    """Changes a document of a repository and gives it the checksum that fits."""
+    text = path.read_text(encoding="utf-8")
+    kind = text[len('{"sha256":"') + 64 + 3 :].split('"', 1)[0]
+    content = json.loads(text)[kind]
+    change(content)
+    inner = json.dumps(content, separators=(",", ":"))
+    path.chmod(0o644)
+    path.write_text(
+        '{"sha256":"%s","%s":%s}\n' % (hashlib.sha256(inner.encode()).hexdigest(), kind, inner), encoding="utf-8"
+    )
+
+
+def make_files(root):
+    """A small tree with everything that a copy could lose."""
+    (root / "etc").mkdir()
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n", encoding="ascii")
+    os.utime(root / "etc/hosts", ns=(1_600_000_000_000_000_000, 1_600_000_000_000_000_000))
+    (root / "etc/hosts").chmod(0o640)
+    (root / "etc/link").symlink_to("hosts")
+    (root / "config").symlink_to("/etc")
+    (root / "escape").symlink_to("../../../../../../etc")
+    (root / "loop").symlink_to("loop")
+    (root / "srv/deep/er").mkdir(parents=True)
+    (root / "srv/deep/er/random").write_bytes(hashlib.shake_256(b"cli").digest(3 * MIB + 17))
+    os.link(root / "srv/deep/er/random", root / "srv/deep/again")
+    (root / "srv/name with \x1b[31m").write_text("odd\n", encoding="ascii")
+    (root / "srv/empty").touch()
+    with open(root / "srv/sparse", "wb") as sparse:
+        sparse.truncate(5 * MIB)
+        sparse.seek(4 * MIB)
+        sparse.write(b"end")
+
+
+class World:
+    """One repository with one still point of two images, made once."""
+
+    def __init__(self, scratch):
+        self.scratch = scratch
+        self.repository = scratch / "repository"
+        self.files = scratch / "files"
+        self.files.mkdir()
+        make_files(self.files)
+        self.raw = scratch / "disk.raw"
+        run(["truncate", "-s", "48M", self.raw], 10)
+        run(["mke2fs", "-q", "-t", "ext4", "-L", "data", "-d", self.files, self.raw], 60)
+        # A partition at 1 MiB of a qcow2 disk: the file system is vdb1.
+        whole = scratch / "whole.raw"
+        run(["truncate", "-s", "34M", whole], 10)
+        run(["sfdisk", "-q", whole], 10, input="2048,65536,L\n")
+        part = scratch / "part.raw"
+        run(["truncate", "-s", "32M", part], 10)
+        run(["mke2fs", "-q", "-t", "ext4", "-d", self.files / "etc", part], 60)
+        run(["dd", f"if={part}", f"of={whole}", "bs=1M", "seek=1", "conv=notrunc", "status=none"], 30)
+        self.qcow2 = scratch / "disk.qcow2"
+        run(["qemu-img", "convert", "-O", "qcow2", whole, self.qcow2], 60)
+        self.whole = whole
+        self.env = {"STILLPOINT_REPOSITORY": str(self.repository)}
+        made = stillpoint("init", "--json", env=self.env)
+        assert made.returncode == 0, made
+        self.made = json.loads(made.stdout)
+        taken = stillpoint(
+            "backup", "img", "--disk-image", f"vda={self.raw}", "--disk-image", f"vdb={self.qcow2},format=qcow2",
+            "--json", env=self.env,
+        )
+        assert taken.returncode == 0, taken
+        self.manifest = json.loads(taken.stdout)
+        self.name = self.manifest["name"]
+
+
+class CommandLine(unittest.TestCase):
+    """What needs no repository."""
+
+    def fails(self, code, *arguments, says="", env=None):
+        """The call ends with that code and one clear line, in words and as JSON."""
+        done = stillpoint(*arguments, env=env)
+        self.assertEqual(done.returncode, code, done)
+        self.assertEqual(done.stdout, "")
+        lines = done.stderr.splitlines()
+        self.assertTrue(lines[0].startswith("stillpoint: "), lines)
+        self.assertLessEqual(len(lines), 2, lines)
+        for hint in lines[1:]:
+            self.assertTrue(hint.startswith("  "), lines)
+        self.assertIn(says, done.stderr)
+        as_json = stillpoint(*arguments, "--json", env=env)
+        self.assertEqual(as_json.returncode, code, as_json)
+        error = json.loads(as_json.stdout)["error"]
+        self.assertEqual(error["code"], code)
+        self.assertIn(error["message"].split("\n")[0][:20], as_json.stderr)
+        return done
+
+    def test_usage_errors_say_what_is_wrong(self):
+        self.fails(2, says="a verb is missing")
+        self.fails(2, "bakcup", "web1", says="there is no verb 'bakcup'")
+        self.fails(2, "show", says="NAME")
+        self.fails(2, "list", "a", "b", says="'b' is not expected here")
+        self.fails(2, "list", "--frob", says="--frob")
+        self.fails(2, "restore", "x", "--disk", "vda", "--to", "f", "--format", "vmdk", says="vmdk")
+        self.fails(2, "files", "mv", "x", says="stillpoint files --help")
+        self.fails(2, "list", says="no repository is named")
+        self.fails(2, "init", "--chunk-size", "lots", says="'lots' is not a size")
+
+    def test_help_and_version(self):
+        done = stillpoint("--help")
+        self.assertEqual(done.returncode, 0)
+        for verb in ("init", "backup", "list", "show", "restore", "dump", "files"):
+            self.assertIn(verb, done.stdout)
+            own = stillpoint(verb, "--help")
+            self.assertEqual(own.returncode, 0, verb)
+            self.assertIn("Usage: stillpoint " + verb, own.stdout)
+        self.assertNotIn("thaw-guard", done.stdout)
+        self.assertRegex(stillpoint("--version").stdout, r"^stillpoint \d+\.\d+\.\d+\n$")
+
+    def test_the_manual_names_every_option_and_code(self):
+        manual = pathlib.Path(__file__).resolve().parents[2] / "docs/man/stillpoint.1"
+        words = manual.read_text(encoding="utf-8").replace("\\-", "-")
+        for verb in (None, "init", "backup", "list", "show", "restore", "dump", "files"):
+            for line in stillpoint(*([verb] if verb else []), "--help").stdout.splitlines():
+                for word in line.replace(",", " ").split():
+                    if word.startswith("--"):
+                        self.assertIn(word, words, f"of {verb}")
+        done = run(["man", "--warnings", "-l", manual], 30, env={**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "100"})
+        self.assertEqual(done.stderr, "")
+
+    def test_repositories_that_are_none(self):
+        with scratch_directory() as scratch:
+            self.fails(3, "list", "-r", scratch / "missing", says="there is no repository at")
+            (scratch / "other").mkdir()
+            (scratch / "other/file").touch()
+            self.fails(3, "list", "-r", scratch / "other", says="is not a repository")
+            self.fails(3, "init", "-r", scratch / "other", says="is not empty")
+            self.fails(2, "init", "-r", scratch / "new", "--chunk-size", "100K")
+            self.assertFalse((scratch / "new").exists())
+
+    def test_a_wrong_configuration_is_refused(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as conf:
+            conf.write("[repository]\npath=/x\n")
+            conf.flush()
+            self.fails(3, "list", "--config", conf.name, says="group [repository] has no key 'path'")
+        self.fails(3, "list", "--config", "/nonexistent.conf", says="/nonexistent.conf")
+
+    def test_unreachable_libvirt(self):
+        with scratch_directory() as scratch:
+            self.assertEqual(stillpoint("init", "-r", scratch / "r").returncode, 0)
+            uri = "qemu+unix:///system?socket=/nonexistent"
+            self.fails(5, "backup", "web1", "-r", scratch / "r", "--connect", uri)
+            self.assertEqual(stillpoint("list", "-r", scratch / "r", "--json").stdout.strip(), "[]")
+
+
+class OnContent(unittest.TestCase):
+    """What works on a still point."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.context = scratch_directory()
+        cls.world = World(cls.context.__enter__())
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.context.__exit__(None, None, None)
+
+    def setUp(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(dir=self.world.scratch))
+
+    def call(self, *arguments, **options):
+        return stillpoint(*arguments, env=self.world.env, **options)
+
+    def good(self, *arguments, **options):
+        done = self.call(*arguments, **options)
+        self.assertEqual(done.returncode, 0, done)
+        return done.stdout
+
+    def json(self, *arguments):
+        return json.loads(self.good(*arguments, "--json"))
+
+    def fails(self, code, *arguments, says=""):
+        done = self.call(*arguments)
+        self.assertEqual(done.returncode, code, done)
+        self.assertIn(says, done.stderr)
+        return done
+
+    def test_list_and_show(self):
+        rows = self.json("list")
+        self.assertEqual([row["name"] for row in rows], [self.world.name])
+        self.assertEqual(rows[0]["grade"], "crash")
+        self.assertEqual(rows[0]["disk_bytes"], (48 + 34) * MIB)
+        self.assertEqual(self.json("list", "img"), rows)
+        table = self.good("list")
+        self.assertIn(self.world.name, table)
+        self.assertIn("86.0 MB", table)
+        self.assertEqual(self.json("show", "img"), self.world.manifest)
+        self.assertEqual(self.json("show", self.world.name), self.world.manifest)
+        text = self.good("show", "img@latest")
+        for word in (self.world.name, "crash", "vda", "vdb1", str(self.world.raw)):
+            self.assertIn(word, text)
+        self.fails(4, "list", "web2", says="web2")
+        self.fails(4, "show", "img@2020-01-01T00:00:00Z", says="img@2020-01-01T00:00:00Z")
+        self.fails(4, "show", "web2")
+        self.fails(4, "show", "img@yesterday")
+
+    def test_restore_gives_the_disk_back(self):
+        target = self.directory / "out.raw"
+        done = self.json("restore", "img", "--disk", "vda", "--to", target)
+        self.assertEqual((done["format"], done["bytes"]), ("raw", 48 * MIB))
+        self.assertEqual(target.read_bytes(), self.world.raw.read_bytes())
+        self.assertLess(target.stat().st_blocks * 512, 20 * MIB)
+        self.fails(2, "restore", "img", "--disk", "vda", "--to", target, says="exists")
+        self.good("restore", "img", "--disk", "vda", "--to", target, "--overwrite")
+        qcow2 = self.directory / "out.qcow2"
+        self.assertEqual(self.json("restore", "img", "--disk", "vdb", "--to", qcow2)["format"], "qcow2")
+        run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", qcow2, self.world.whole], 60)
+        self.fails(4, "restore", "img", "--disk", "vdc", "--to", self.directory / "x", says="its disks are vda, vdb")
+        self.assertFalse((self.directory / "x").exists())
+
+    def test_a_full_target_gets_no_partial_file(self):
+        small = self.directory / "small"
+        small.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "none", small], check=False).returncode:
+            self.skipTest("no file system can be mounted here")
+        try:
+            self.fails(8, "restore", "img", "--disk", "vda", "--to", small / "out.raw")
+            self.assertEqual(list(small.iterdir()), [])
+            self.fails(8, "files", "cp", "img:vda:/srv", small / "srv")
+            self.assertEqual(list(small.iterdir()), [])
+            self.fails(8, "files", "cp", "img:vda:/srv/deep/again", small / "one")
+            self.assertEqual(list(small.iterdir()), [])
+        finally:
+            subprocess.run(["umount", small], check=True)
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([PROGRAM, "list", "-r", self.world.repository], stdout=full, check=False, timeout=60)
+        self.assertEqual(done.returncode, 8)
+
+    def test_dumps_of_an_image(self):
+        self.assertEqual(self.json("dump", "img"), [])
+        self.assertEqual(self.good("dump", "img"), "")
+        self.fails(4, "dump", "img", "app", "--to", self.directory / "d", says="no dumps at all")
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+    def test_file_systems_are_listed(self):
+        found = {row["name"]: row for row in self.json("files", "ls", "img")}
+        self.assertEqual(set(found), {"vda", "vdb1"})
+        self.assertEqual(found["vda"]["label"], "data")
+        self.assertIn("vdb1", self.good("files", "ls", self.world.name))
+
+    def test_ls(self):
+        rows = {row["name"]: row for row in self.json("files", "ls", f"{self.world.name}:vda:/etc")}
+        self.assertEqual(set(rows), {"hosts", "link"})
+        self.assertEqual(
+            [rows["hosts"][key] for key in ("type", "mode", "size")], ["file", "0640", 20]
+        )
+        self.assertEqual(rows["link"]["target"], "hosts")
+        text = self.good("files", "ls", "img:vda:/etc")
+        self.assertRegex(text, r"-rw-r----- +0:0 +20 +2020-09-13T12:26:40Z +hosts\n")
+        self.assertIn("link -> hosts", text)
+        self.assertIn(r"name with \x1b[31m", self.good("files", "ls", "img:vda:/srv"))
+        self.assertEqual(set(r["name"] for r in self.json("files", "ls", "img:vdb1:/")), {"hosts", "link", "lost+found"})
+        self.assertEqual(self.json("files", "ls", "img:vda:/etc/hosts")[0]["size"], 20)
+        # A link is shown as itself, and followed on the way and before a slash.
+        self.assertEqual(self.json("files", "ls", "img:vda:/config")[0]["type"], "symlink")
+        self.assertEqual(set(r["name"] for r in self.json("files", "ls", "img:vda:/config/")), {"hosts", "link"})
+        self.assertEqual(self.json("files", "ls", "img:vda:/srv/../config/hosts")[0]["size"], 20)
+        self.fails(4, "files", "ls", "img:vda:/nothing/here", says="/nothing/here")
+        self.fails(4, "files", "ls", "img:vda:/loop/x", says="symbolic links")
+        self.fails(4, "files", "ls", "img:vdc:/", says="vda, vdb1")
+        self.fails(4, "files", "ls", "img:/etc", says="vda, vdb1")
+        self.fails(2, "files", "ls", "img:etc")
+
+    def test_cat(self):
+        self.assertEqual(self.good("files", "cat", "img:vda:/etc/link"), "127.0.0.1 localhost\n")
+        # A link that climbs out of its root ends at the root, as in the guest.
+        self.assertEqual(self.good("files", "cat", "img:vda:/escape/hosts"), "127.0.0.1 localhost\n")
+        for name in ("srv/deep/again", "srv/sparse", "srv/empty"):
+            self.assertEqual(
+                self.good("files", "cat", "img:vda:/" + name, text=False), (self.world.files / name).read_bytes()
+            )
+        self.fails(2, "files", "cat", "img:vda:/etc", says="is a directory")
+        self.assertEqual(self.good("files", "cp", "img:vda:/etc/hosts", "-"), "127.0.0.1 localhost\n")
+
+    def test_cp(self):
+        done = self.json("files", "cp", "img:vda:/srv", self.directory / "copy")
+        self.assertEqual(done["to"], str(self.directory / "copy"))
+        run(["diff", "-r", "--no-dereference", self.world.files / "srv", self.directory / "copy"], 30)
+        self.assertTrue((self.directory / "copy/deep/again").samefile(self.directory / "copy/deep/er/random"))
+        self.assertLess((self.directory / "copy/sparse").stat().st_blocks * 512, MIB)
+        # Into a directory, under its own name; metadata kept; a link stays a link.
+        self.good("files", "cp", "img:vda:/etc/hosts", self.directory)
+        status = (self.directory / "hosts").stat()
+        self.assertEqual(stat.S_IMODE(status.st_mode), 0o640)
+        self.assertEqual(status.st_mtime_ns, 1_600_000_000_000_000_000)
+        self.good("files", "cp", "img:vda:/config", self.directory / "as-link")
+        self.assertEqual(os.readlink(self.directory / "as-link"), "/etc")
+        self.good("files", "cp", "img:vdb1:/", self.directory / "root")
+        self.assertTrue((self.directory / "root/hosts").exists())
+        before = sorted(self.directory.iterdir())
+        self.fails(2, "files", "cp", "img:vda:/etc/hosts", self.directory, says="exists")
+        self.fails(2, "files", "cp", "img:vda:/", self.directory, says="no name")
+        self.fails(4, "files", "cp", "img:vda:/nothing", self.directory)
+        self.assertEqual(sorted(self.directory.iterdir()), before)
+
+    def test_options_stand_before_and_after_the_verb(self):
+        self.assertEqual(json.loads(self.good("--json", "list")), self.json("list"))
+        conf = self.directory / "stillpoint.conf"
+        conf.write_text(f"[repository]\nurl={self.world.repository}\n", encoding="utf-8")
+        done = stillpoint("--config", conf, "list", "--json")
+        self.assertEqual(json.loads(done.stdout), self.json("list"))
+        # The environment comes before the file, the option before both.
+        self.assertEqual(stillpoint("--config", conf, "list", env={"STILLPOINT_REPOSITORY": "/x"}).returncode, 3)
+
+    def test_progress_is_for_terminals(self):
+        target = self.directory / "out.raw"
+        command = f"{PROGRAM} restore img --disk vda --overwrite --to {target} -r {self.world.repository}"
+        shown = run(["script", "-q", "-e", "-c", command, "/dev/null"], 60).stdout
+        self.assertIn("vda", shown.split("restored")[0])
+        for option in ("--no-progress", "--quiet", "--json"):
+            shown = run(["script", "-q", "-e", "-c", f"{command} {option}", "/dev/null"], 60).stdout
+            self.assertNotIn("\x1b", shown)
+
+
+class OnAnotherRepository(unittest.TestCase):
+    """What damages a repository, or takes its rights."""
+
+    def setUp(self):
+        self.context = scratch_directory()
+        self.scratch = self.context.__enter__()
+        self.addCleanup(self.context.__exit__, None, None, None)
+        self.repository = self.scratch / "r"
+        self.image = self.scratch / "disk.raw"
+        run(["truncate", "-s", "8M", self.image], 10)
+        run(["mke2fs", "-q", "-t", "ext4", self.image], 60)
+        self.assertEqual(self.call("init").returncode, 0)
+
+    def call(self, *arguments):
+        return stillpoint(*arguments, "-r", self.repository)
+
+    def backup(self):
+        return self.call("backup", "img", "--disk-image", f"vda={self.image}")
+
+    def test_a_newer_format_is_refused(self):
+        reseal(self.repository / "config", lambda config: config.update(format=99))
+        done = self.call("list")
+        self.assertEqual(done.returncode, 3, done)
+        self.assertIn("newer format", done.stderr)
+
+    def test_a_single_file_system_needs_no_name(self):
+        self.assertEqual(self.backup().returncode, 0)
+        self.assertIn("lost+found", self.call("files", "ls", "img:/").stdout)
+
+    def test_a_damaged_manifest_hides_no_other(self):
+        self.assertEqual(self.backup().returncode, 0)
+        time.sleep(1.1)
+        self.assertEqual(self.backup().returncode, 0)
+        names = [row["name"] for row in json.loads(self.call("list", "--json").stdout)]
+        manifests = sorted(p for p in self.repository.rglob("*") if p.is_file() and names[0].split("@")[1] in p.name)
+        self.assertTrue(manifests)
+        for path in manifests:
+            path.chmod(0o644)
+            path.write_bytes(path.read_bytes()[:-20])
+        done = self.call("list", "--json")
+        self.assertEqual(done.returncode, 9, done)
+        rows = json.loads(done.stdout)
+        self.assertEqual([row["name"] for row in rows], names)
+        self.assertIn("damaged", rows[0])
+        self.assertNotIn("damaged", rows[1])
+        self.assertEqual(self.call("show", names[0]).returncode, 9)
+        self.assertEqual(self.call("show", names[1]).returncode, 0)
+
+    def test_a_read_only_repository_can_be_read(self):
+        self.assertEqual(self.backup().returncode, 0)
+        if subprocess.run(["mount", "--bind", self.repository, self.repository], check=False).returncode:
+            self.skipTest("nothing can be mounted here")
+        try:
+            run(["mount", "-o", "remount,ro,bind", self.repository], 10)
+            done = self.backup()
+            self.assertEqual(done.returncode, 3, done)
+            self.assertIn("read-write", done.stderr)
+            self.assertEqual(self.call("list").returncode, 0)
+            self.assertEqual(self.call("restore", "img", "--disk", "vda", "--to", self.scratch / "o").returncode, 0)
+        finally:
+            subprocess.run(["umount", self.repository], check=True)
+
+    def test_a_missing_image(self):
+        done = self.call("backup", "img", "--disk-image", f"vda={self.scratch / 'none'}")
+        self.assertEqual(done.returncode, 2, done)
+        self.assertEqual(json.loads(self.call("list", "--json").stdout), [])
+
+    def test_a_signal_undoes(self):
+        big = self.scratch / "big.raw"
+        run(["dd", "if=/dev/urandom", f"of={big}", "bs=1M", "count=256", "status=none"], 60)
+        with subprocess.Popen(
+            [PROGRAM, "backup", "big", "--disk-image", f"vda={big}", "-r", self.repository],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"PATH": os.environ["PATH"]},
+        ) as program:
+            # Once something is being written, and long before 256 MiB are.
+            end = time.monotonic() + 30
+            while time.monotonic() < end and program.poll() is None and not list(self.repository.rglob("*.tmp*")):
+                if sum(p.stat().st_size for p in self.repository.rglob("*") if p.is_file()) > MIB:
+                    break
+                time.sleep(0.01)
+            program.send_signal(signal.SIGTERM)
+            program.send_signal(signal.SIGINT)
+            _, errors = program.communicate(timeout=60)
+        self.assertEqual(program.returncode, 11, errors)
+        self.assertEqual(json.loads(self.call("list", "--json").stdout), [])
+        self.assertEqual(self.backup().returncode, 0)
+
+
+if __name__ == "__main__":
+    PROGRAM = str(pathlib.Path(sys.argv.pop(1)).resolve())
+    unittest.main(verbosity=2)
