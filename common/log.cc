@@ -2,6 +2,7 @@
 #include "common/log.hh"
 
 #include "common/file.hh"
+#include "common/log-writer.hh"
 
 #include <glib.h>
 #include <unistd.h>
@@ -56,6 +57,9 @@ const char* prefix(LogLevel level) {
   }
 }
 
+std::mutex writer_mutex;
+std::function<void(std::string_view)> writer;
+
 void write_line(LogLevel level, std::string_view text) {
   static const bool to_journal = g_log_writer_is_journald(STDERR_FILENO) != 0;
   if (to_journal) {
@@ -68,12 +72,22 @@ void write_line(LogLevel level, std::string_view text) {
     g_log_writer_journald(glib_level(level), fields.data(), fields.size(), nullptr);
     return;
   }
-  const std::string line = fmt::format("{}{}\n", prefix(level), text);
+  std::string line = fmt::format("{}{}", prefix(level), text);
+  {
+    const std::lock_guard lock(writer_mutex);
+    if (writer) return writer(line);
+  }
+  line += '\n';
   // A log that cannot be written has nowhere to be reported.
   static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
 }
 
 }  // namespace
+
+void set_log_writer(std::function<void(std::string_view line)> new_writer) {
+  const std::lock_guard lock(writer_mutex);
+  writer = std::move(new_writer);
+}
 
 void set_log_level(LogLevel level) {
   threshold = level;
