@@ -47,7 +47,7 @@ void add_global_options(CLI::App& parser, GlobalOptions& options) {
       ->type_name("FILE")
       ->group(group);
   parser.add_flag("--json", options.json, "print results, and errors, as one JSON document")->group(group);
-  parser.add_flag("-q,--quiet", options.quiet, "print warnings and errors only")->group(group);
+  parser.add_flag("-q,--quiet", options.quiet, "log warnings and errors only")->group(group);
   parser.add_flag("--no-progress", options.no_progress, "draw no progress on the terminal")->group(group);
   parser.add_flag("-v,--debug", options.debug, "log what is done in detail")->group(group);
 }
@@ -60,6 +60,7 @@ void add_global_options(CLI::App& parser, GlobalOptions& options) {
     throw UsageError(fmt::format("there is no verb '{}'", remaining.front()), hint);
   std::string message = error.what();
   std::replace(message.begin(), message.end(), '\n', ' ');
+  if (message == "A subcommand is required") message = "a verb is missing";
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)
     if (const std::vector<std::string> extra = parser.remaining(true); !extra.empty())
       message = fmt::format("'{}' is not expected here", extra.front());
@@ -95,6 +96,10 @@ ExitCode parse_and_run(int argc, const char* const* argv, std::span<const Verb> 
                   "stillpoint");
   add_global_options(parser, options);
   parser.require_subcommand(0, 1);
+  parser.get_formatter()->label("SUBCOMMAND", "VERB");
+  parser.get_formatter()->label("Subcommands", "Verbs");
+  parser.get_formatter()->label("REQUIRED", "");
+  parser.get_formatter()->label("TEXT", "");
   parser.footer("Exit codes, files and examples: man stillpoint");
   std::vector<std::pair<CLI::App*, RunVerb>> parsers;
   for (const Verb& verb : verbs) {

@@ -2,6 +2,7 @@
 #include "host/commands/progress.hh"
 
 #include "common/clock.hh"
+#include "common/log-writer.hh"
 #include "common/log.hh"
 #include "host/commands/format.hh"
 #include "host/commands/progress-line.hh"
@@ -57,10 +58,14 @@ class SilentLine : public CaptureProgress {
 /// The lines at the bottom of the terminal, and the thread that draws them.
 class Progress::Screen {
  public:
-  explicit Screen(int fd) : fd_(fd), thread_([this](const std::stop_token& end) { draw_until(end); }) {}
+  explicit Screen(int fd) : fd_(fd), thread_([this](const std::stop_token& end) { draw_until(end); }) {
+    // Lines that were written by themselves would be erased with the next drawing.
+    set_log_writer([this](std::string_view line) { note(line); });
+  }
   Screen(const Screen&) = delete;
   Screen& operator=(const Screen&) = delete;
   ~Screen() {
+    set_log_writer({});
     thread_.request_stop();
     thread_.join();
     const std::lock_guard lock(mutex_);
@@ -80,8 +85,8 @@ class Progress::Screen {
       pending_ += progress_text(line.state(true), name_width_, size.columns - 1) + '\n';
       lines_.remove_if([&](const Counters& other) { return &other == &line; });
       draw();
-    } catch (const std::exception& e) {
-      log_debug("progress: {}", e.what());
+    } catch (const std::exception&) {
+      // No memory for a line of text: nothing here can help.
     }
   }
 
@@ -97,8 +102,7 @@ class Progress::Screen {
     while (!wake_.wait_for(lock, end, redraw_every, [&] { return end.stop_requested(); })) {
       try {
         draw();
-      } catch (const std::exception& e) {
-        log_debug("progress: {}", e.what());
+      } catch (const std::exception&) {
         return;
       }
     }
