@@ -262,6 +262,7 @@ void back_up_running(Run& run, const Domain& domain) {
 
 void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::string& full_reason) {
   run.manifest.instant = wall_now();
+  run.evidence.at_rest = full_reason;
   const Grade required = required_grade(run);
   grade(run, required);
   std::vector<DiskSource> sources;
@@ -292,7 +293,7 @@ Manifest take_still_point(const BackupRequest& request, Repository& repository, 
   if (!request.images.empty()) {
     static_cast<void>(repository.free_name(request.domain, wall_now()));  // refuses a bad name before the work
     run.parent = repository.latest(request.domain);
-    back_up_images(run, request.images, "an image has no dirty bitmap that could be trusted");
+    back_up_images(run, request.images, "an image without a guest");
     return run.manifest;
   }
   Connection libvirt(request.uri);
@@ -303,8 +304,7 @@ Manifest take_still_point(const BackupRequest& request, Repository& repository, 
   run.parent = repository.latest(domain.name());
   // Another domain of the same name: nothing of it can be a base.
   if (run.parent && run.parent->domain_uuid != domain.uuid()) run.parent.reset();
-  run.evidence.running = domain.running();
-  if (run.evidence.running)
+  if (domain.running())
     back_up_running(run, domain);
   else
     back_up_shut_off(run, domain);

@@ -31,7 +31,7 @@ std::vector<std::string> faults_of(const Evidence& evidence) {
 }  // namespace
 
 Judgement offered_grade(const Evidence& evidence) {
-  if (!evidence.running) return {Grade::crash, {"the domain is shut off"}};
+  if (!evidence.at_rest.empty()) return {Grade::crash, {evidence.at_rest}};
   if (!evidence.guest_agent_fault.empty())
     return {Grade::crash, {fmt::format("qemu-ga does not answer: {}", evidence.guest_agent_fault)}};
   if (!evidence.agent_fault.empty()) return {Grade::filesystem, {fmt::format("no agent: {}", evidence.agent_fault)}};
@@ -39,7 +39,8 @@ Judgement offered_grade(const Evidence& evidence) {
 }
 
 Judgement judge(const Evidence& evidence) {
-  if (!evidence.running) return {Grade::crash, {"the domain was shut off: its disks are as its last run left them"}};
+  if (!evidence.at_rest.empty())
+    return {Grade::crash, {fmt::format("{}: the disks are as their last use left them", evidence.at_rest)}};
   if (!evidence.freeze_fault.empty()) return {Grade::crash, {fmt::format("not frozen: {}", evidence.freeze_fault)}};
   if (evidence.frozen == 0) return {Grade::crash, {"no file system was frozen"}};
   if (evidence.thawed < evidence.frozen)

@@ -13,7 +13,7 @@ namespace stillpoint {
 
 /// What was seen while a still point was taken. Faults are empty where there was none.
 struct Evidence {
-  bool running = false;           ///< the domain ran
+  std::string at_rest;            ///< why no guest ran on the disks; empty when one did
   std::string guest_agent_fault;  ///< why qemu-ga did not answer
   std::string agent_fault;        ///< why our agent did not answer or could not prepare
   std::string freeze_fault;       ///< why the file systems were not frozen

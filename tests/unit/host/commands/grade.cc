@@ -10,7 +10,6 @@ namespace {
 /// Everything as it should be.
 Evidence good() {
   Evidence evidence;
-  evidence.running = true;
   evidence.frozen = evidence.thawed = 3;
   evidence.report.emplace();
   evidence.report->quiesced = true;
@@ -57,7 +56,7 @@ TEST_CASE("a guest that did not stand still is crash grade, whatever the agent s
     CHECK(judgement.grade == Grade::crash);
     CHECK(judgement.reasons.size() == 1);
   };
-  crash([](Evidence& e) { e.running = false; });
+  crash([](Evidence& e) { e.at_rest = "the domain is shut off"; });
   crash([](Evidence& e) { e.freeze_fault = "the hook failed"; });
   crash([](Evidence& e) { e.frozen = e.thawed = 0; });
   crash([](Evidence& e) { e.thawed = 2; });
@@ -72,6 +71,6 @@ TEST_CASE("what a guest offers before the freeze") {
   evidence.guest_agent_fault = "not connected";
   CHECK(offered_grade(evidence).grade == Grade::crash);
   evidence = good();
-  evidence.running = false;
+  evidence.at_rest = "the domain is shut off";
   CHECK(offered_grade(evidence).grade == Grade::crash);
 }
