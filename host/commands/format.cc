@@ -63,8 +63,8 @@ std::string printable(std::string_view text) {
     // Errors are (gunichar)-1 and -2, a NUL is 0: none of them is printable.
     const bool valid = c != 0 && c < 0x110000;
     const std::size_t length = valid ? static_cast<std::size_t>(g_utf8_skip[static_cast<guchar>(text.front())]) : 1;
-    // Not only control characters: marks that turn the direction of writing would disguise a name.
-    if (valid && g_unichar_isprint(c) != 0 && g_unichar_type(c) != G_UNICODE_FORMAT)
+    // Marks that turn the direction of writing, which would disguise a name, do not count as printable either.
+    if (valid && g_unichar_isprint(c) != 0)
       out += text.substr(0, length);
     else
       for (const char byte : text.substr(0, length))

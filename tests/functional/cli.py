@@ -58,6 +58,7 @@ def make_files(root):
     (root / "loop").symlink_to("loop")
     (root / "srv/deep/er").mkdir(parents=True)
     (root / "srv/deep/er/random").write_bytes(hashlib.shake_256(b"cli").digest(3 * MIB + 17))
+    (root / "srv/deep/absolute").symlink_to("/etc/hosts")
     os.link(root / "srv/deep/er/random", root / "srv/deep/again")
     (root / "srv/name with \x1b[31m").write_text("odd\n", encoding="ascii")
     (root / "srv/empty").touch()
@@ -302,6 +303,7 @@ class OnContent(unittest.TestCase):
 
     def test_cat(self):
         self.assertEqual(self.good("files", "cat", "img:vda:/etc/link"), "127.0.0.1 localhost\n")
+        self.assertEqual(self.good("files", "cat", "img:vda:/srv/deep/absolute"), "127.0.0.1 localhost\n")
         # A link that climbs out of its root ends at the root, as in the guest.
         self.assertEqual(self.good("files", "cat", "img:vda:/escape/hosts"), "127.0.0.1 localhost\n")
         for name in ("srv/deep/again", "srv/sparse", "srv/empty"):
@@ -327,6 +329,7 @@ class OnContent(unittest.TestCase):
         self.good("files", "cp", "img:vdb1:/", self.directory / "root")
         self.assertTrue((self.directory / "root/hosts").exists())
         before = sorted(self.directory.iterdir())
+        self.assertEqual([path.name for path in before], ["as-link", "copy", "hosts", "root"])
         self.fails(2, "files", "cp", "img:vda:/etc/hosts", self.directory, says="exists")
         self.fails(2, "files", "cp", "img:vda:/", self.directory, says="no name")
         self.fails(4, "files", "cp", "img:vda:/nothing", self.directory)
@@ -418,25 +421,37 @@ class OnAnotherRepository(unittest.TestCase):
         self.assertEqual(done.returncode, 2, done)
         self.assertEqual(json.loads(self.call("list", "--json").stdout), [])
 
-    def test_a_signal_undoes(self):
-        big = self.scratch / "big.raw"
-        run(["dd", "if=/dev/urandom", f"of={big}", "bs=1M", "count=256", "status=none"], 60)
+    def stopped(self, begun, *arguments):
+        """Ends the call by two signals as soon as `begun` says so: exit code 11."""
         with subprocess.Popen(
-            [PROGRAM, "backup", "big", "--disk-image", f"vda={big}", "-r", self.repository],
+            [PROGRAM, *arguments, "-r", self.repository],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"PATH": os.environ["PATH"]},
         ) as program:
-            # Once something is being written, and long before 256 MiB are.
-            end = time.monotonic() + 30
-            while time.monotonic() < end and program.poll() is None and not list(self.repository.rglob("*.tmp*")):
-                if sum(p.stat().st_size for p in self.repository.rglob("*") if p.is_file()) > MIB:
-                    break
-                time.sleep(0.01)
+            end = time.monotonic() + 60
+            while time.monotonic() < end and program.poll() is None and not begun():
+                time.sleep(0.005)
             program.send_signal(signal.SIGTERM)
             program.send_signal(signal.SIGINT)
             _, errors = program.communicate(timeout=60)
         self.assertEqual(program.returncode, 11, errors)
+
+    def test_a_signal_undoes(self):
+        big = self.scratch / "big.raw"
+        run(["dd", "if=/dev/urandom", f"of={big}", "bs=1M", "count=256", "status=none"], 60)
+
+        def written():
+            return sum(path.stat().st_size for path in self.repository.rglob("*") if path.is_file()) > MIB
+
+        self.stopped(written, "backup", "big", "--disk-image", f"vda={big}")
         self.assertEqual(json.loads(self.call("list", "--json").stdout), [])
-        self.assertEqual(self.backup().returncode, 0)
+        done = self.call("backup", "big", "--disk-image", f"vda={big}")
+        self.assertEqual(done.returncode, 0, done)
+        target = self.scratch / "target"
+        target.mkdir()
+        self.stopped(
+            lambda: list(target.iterdir()), "restore", "big", "--disk", "vda", "--to", target / "out.raw"
+        )
+        self.assertEqual(list(target.iterdir()), [])
 
 
 if __name__ == "__main__":
