@@ -24,11 +24,16 @@
 namespace stillpoint {
 namespace {
 
+/// Names beside the directory are made from its name.
+std::filesystem::path without_slash(const std::filesystem::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
 /// A directory under another name until it is complete.
 class PartialDirectory {
  public:
   explicit PartialDirectory(const std::filesystem::path& target)
-      : target_(std::filesystem::absolute(target).lexically_normal()),
+      : target_(without_slash(std::filesystem::absolute(target).lexically_normal())),
         partial_(target_.native() + fmt::format(".{}.partial", random_id().substr(0, 8))) {
     struct stat status {};
     if (::lstat(target_.c_str(), &status) == 0)
