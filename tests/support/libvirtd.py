@@ -99,7 +99,7 @@ class Libvirtd:
         """Starts libvirtd in its namespace, also again after kill(); QEMUs that ran go on."""
         path = f"{self.directory}/bin:/usr/sbin:/sbin:/usr/local/sbin"
         # Ahead of compilers: freezes have limits in real time, and emulating a processor takes a whole one.
-        arguments = f"nice -n -10 env PATH={path} /usr/sbin/libvirtd -f /etc/libvirt/libvirtd.conf -p {self.directory}/libvirtd.pid"
+        arguments = f"nice -n -15 env PATH={path} /usr/sbin/libvirtd -f /etc/libvirt/libvirtd.conf -p {self.directory}/libvirtd.pid"
         self._namespace.stdin.write(arguments + "\n")
         self._namespace.stdin.flush()
         self.pid = int(self._namespace.stdout.readline())

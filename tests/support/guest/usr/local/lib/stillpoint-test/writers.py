@@ -11,7 +11,7 @@ import subprocess
 import time
 
 STATE = "/run/stillpoint-test"
-PAUSE = 0.8  # seconds between two transactions of a writer: more would only queue for the emulated processor
+PAUSE = 2.0  # seconds between two transactions of a writer: an emulated processor must have some time left
 
 
 class Writer:
