@@ -140,7 +140,7 @@ void NbdSession::work(std::chrono::milliseconds patience) {
 void NbdSession::flush() {
   if (!nbd_) throw CaptureError(fmt::format("{}: the session has ended", name_));
   if (nbd_can_flush(get()) <= 0) return;
-  const std::int64_t cookie = nbd_aio_flush(get(), NBD_NULL_COMPLETION, 0);
+  const std::int64_t cookie = nbd_aio_flush(get(), nbd_completion_callback{}, 0);
   if (cookie < 0) fail("cannot flush");
   asked();
   for (;;) {

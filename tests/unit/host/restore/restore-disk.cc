@@ -123,3 +123,31 @@ TEST_CASE("a full target is said to be full") {
   }
   scratch.run("umount small");
 }
+
+TEST_CASE("a block device is written whole, holes as zeros, and not while it is in use") {
+  if (::geteuid() != 0) return;
+  const Scratch scratch;
+  scratch.run(
+      "head -c 24M /dev/zero | tr '\\0' '\\377' >backing; losetup --find --show backing >device 2>/dev/null || rm "
+      "device");
+  if (!std::filesystem::exists(scratch / "device")) return;
+  std::string device;
+  std::getline(std::ifstream(scratch / "device") >> std::ws, device);
+  struct Detach {
+    const Scratch& scratch;
+    ~Detach() { scratch.run("umount $(cat device) 2>/dev/null || :; losetup -d $(cat device)"); }
+  } const detach{scratch};
+  make_sparse(scratch / "disk", 20 << 20, {{100, 5000}, {7 << 20, 3 << 20}, {(20 << 20) - 512, 512}});
+  NbdDisk disk = NbdDisk::image(scratch / "disk", "raw");
+  Progress progress;
+  restore_disk(disk, device, "raw", false, progress);
+  scratch.run("cmp -n $((20 << 20)) disk backing; [ $(tail -c 4M backing | tr -d '\\377' | wc -c) = 0 ]");
+
+  CHECK_THROWS_AS(restore_disk(disk, device, "qcow2", true, progress), UsageError);
+  make_sparse(scratch / "larger", 25 << 20, {});
+  NbdDisk larger = NbdDisk::image(scratch / "larger", "raw");
+  CHECK_THROWS_WITH_AS(restore_disk(larger, device, "raw", true, progress), doctest::Contains("the disk has"),
+                       UsageError);
+  scratch.run("mke2fs -q $(cat device); mkdir mount; mount $(cat device) mount");
+  CHECK_THROWS_WITH_AS(restore_disk(disk, device, "raw", true, progress), doctest::Contains("in use"), UsageError);
+}
