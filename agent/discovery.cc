@@ -3,8 +3,44 @@
 
 #include "agent/mysql.hh"
 #include "agent/postgresql.hh"
+#include "common/file.hh"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cerrno>
+#include <utility>
 
 namespace stillpoint {
+
+namespace {
+
+/// Without waiting: a queue that is full (EAGAIN) has somebody behind it too.
+bool somebody_listens(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return true;
+  path.copy(address.sun_path, path.size());
+  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return true;
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): how the sockets interface is
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return true;
+  return errno != ECONNREFUSED && errno != ENOENT;
+}
+
+}  // namespace
+
+void add_unusable(Discovered& found, std::string engine, std::string instance, const std::string& socket,
+                  const std::string& reason) {
+  found.warnings.push_back(fmt::format("{} at {}: {}", engine, socket, reason));
+  if (!somebody_listens(socket)) return;
+  DatabaseReport server;
+  server.engine = std::move(engine);
+  server.instance = std::move(instance);
+  server.reason = reason;
+  found.unusable.push_back(std::move(server));
+}
 
 Discovered discover(const AgentConfig& config, const Deadline& deadline) {
   Discovered found;

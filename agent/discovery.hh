@@ -12,8 +12,14 @@ namespace stillpoint {
 
 struct Discovered {
   std::vector<std::unique_ptr<Engine>> engines;
-  std::vector<std::string> warnings;  ///< sockets that are there but do not answer, in words for the operator
+  std::vector<DatabaseReport> unusable;  ///< servers that listen but cannot be used: nothing of theirs is quiesced
+  std::vector<std::string> warnings;     ///< sockets that are there but do not answer, in words for the operator
 };
+
+/// Records a server that could not be used. While somebody listens on its socket the report must say so, or a still
+/// point would be graded as if that server were not there; a socket that a dead one left is worth a warning only.
+void add_unusable(Discovered& found, std::string engine, std::string instance, const std::string& socket,
+                  const std::string& reason);
 
 /// Finds the database servers that answer on unix sockets now. Never throws for a server; within the deadline.
 [[nodiscard]] Discovered discover(const AgentConfig& config, const Deadline& deadline);

@@ -69,8 +69,8 @@ void discover_mysql(const AgentConfig& config, std::optional<BarrierKind> barrie
       });
       if (!known) servers.push_back(std::move(server));
     } catch (const std::exception& error) {
-      found.warnings.push_back(
-          fmt::format("the MySQL socket {} is there, but its server cannot be used: {}", socket, error.what()));
+      add_unusable(found, "mysql", protocol::dump_name_part(std::filesystem::path(socket).stem().native()), socket,
+                   error.what());
     }
   }
   name_instances(servers);

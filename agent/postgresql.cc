@@ -87,8 +87,8 @@ void discover_postgresql(const AgentConfig& config, const Deadline& deadline, Di
       if (!names.insert(name).second) name = fmt::format("{}-port-{}", name, socket.port);
       found.engines.push_back(std::make_unique<ClusterEngine>(config, std::move(server), std::move(name)));
     } catch (const std::exception& error) {
-      found.warnings.push_back(
-          fmt::format("PostgreSQL at {}/.s.PGSQL.{}: {}", socket.directory, socket.port, error.what()));
+      add_unusable(found, "postgresql", "port-" + socket.port,
+                   fmt::format("{}/.s.PGSQL.{}", socket.directory, socket.port), error.what());
     }
   }
 }

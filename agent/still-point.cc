@@ -135,6 +135,7 @@ void StillPoint::discover_and_prepare(bool for_dumps, const Deadline& deadline, 
   run_blocking({[this, found, deadline] { *found = discover(config_, deadline); }},
                [this, found, for_dumps, deadline, done = std::move(done)](const std::vector<std::string>& failures) {
                  warnings_ = std::move(found->warnings);
+                 unusable_ = std::move(found->unusable);
                  if (!failures[0].empty()) warnings_.push_back(failures[0]);
                  engines_.clear();
                  for (std::unique_ptr<Engine>& engine : found->engines)
