@@ -22,7 +22,7 @@ constexpr std::size_t max_refreshed_tables = 3000;
 /// Pinning one costs up to a tenth of a millisecond while writers wait.
 constexpr std::size_t max_pinned_tables = 5000;
 /// How much longer the barrier may stand so that the accounts, which have no snapshot, are read inside it.
-constexpr std::chrono::milliseconds accounts_limit{300};
+constexpr std::chrono::milliseconds accounts_limit{800};
 /// How often a tool that may have died is looked at.
 constexpr std::chrono::milliseconds tool_check{50};
 /// For a tool that has ended to be reaped.
