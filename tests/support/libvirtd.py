@@ -70,7 +70,7 @@ class Libvirtd:
         self._errors = None
 
     def __enter__(self):
-        for name in ("etc", "lib", "run", "cache", "log", "bin"):
+        for name in ("etc", "lib", "run", "cache", "log", "lock", "bin"):
             (self.directory / name).mkdir(parents=True)
         log = self.directory / "libvirtd.log"
         text = LIBVIRTD_CONF.format(run=self.directory / "run", uuid=uuid.uuid4(), log=log)
@@ -80,6 +80,9 @@ class Libvirtd:
         (self.directory / "bin/qemu-img").symlink_to(shutil.which("qemu-img"))
         binds = [f"/etc/libvirt={self.directory}/etc", f"/run/libvirt={self.directory}/run"]
         binds += [f"/var/{part}/libvirt={self.directory}/{part}" for part in ("lib", "cache", "log")]
+        # A channel that is open has a lock file here. One of ours, outlived by its file, would lock out everybody's
+        # domain of the same name: its process id, from this namespace, is always somebody's outside.
+        binds += [f"{os.path.realpath('/var/lock')}={self.directory}/lock"]
         self._errors = open(self.directory / "reaper.log", "w", encoding="utf-8")
         self._namespace = subprocess.Popen(
             "unshare --mount --propagation private --pid --fork --kill-child --mount-proc".split()
