@@ -10,6 +10,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 namespace stillpoint::mysql {
@@ -21,10 +22,12 @@ constexpr std::size_t max_own_dumps = 64;
 constexpr std::size_t max_refreshed_tables = 3000;
 /// Pinning one costs up to a tenth of a millisecond while writers wait.
 constexpr std::size_t max_pinned_tables = 5000;
-/// How much longer the barrier may stand so that the accounts, which have no snapshot, are read inside it.
-constexpr std::chrono::milliseconds accounts_limit{800};
+/// For the dump of the accounts to end before the barrier. One that fills its pipe waits for its reader and never does.
+constexpr std::chrono::seconds accounts_limit{10};
 /// How often a tool that may have died is looked at.
 constexpr std::chrono::milliseconds tool_check{50};
+/// How soon the end of the accounts' dump is noticed.
+constexpr std::chrono::milliseconds tool_poll{5};
 /// For a tool that has ended to be reaped.
 constexpr std::chrono::milliseconds reap_limit{1000};
 
@@ -72,6 +75,7 @@ void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
     // What is flushed now need not be flushed while writers wait.
     barrier_->flush_ahead(server_, deadline);
     wait_for_tools(deadline);
+    wait_for_accounts(deadline);
   } catch (const std::exception& error) {
     const QuiesceError named = by_name(error);
     finish();
@@ -128,13 +132,17 @@ void MySqlEngine::plan_dumps(const Deadline& deadline) {
     std::vector<std::string> rest(wanted.begin() + static_cast<std::ptrdiff_t>(single), wanted.end());
     plan({DumpScope::Kind::databases, std::move(rest)}, "@others", "@others");
   }
+  // The accounts' tables have no snapshots: they are dumped now, and the barrier only proves that they are still the
+  // same.
+  if (for_dumps_) accounts_ = accounts_fingerprint(*session_, deadline);
   Dump& accounts = plan({DumpScope::Kind::accounts, {}}, "", "@system");
   accounts.report.not_covered.insert(accounts.report.not_covered.end(), left_out.begin(), left_out.end());
 }
 
 void MySqlEngine::start_tool(Dump& dump) {
   try {
-    dump.link = relay_->open_gated(dump_gate(server_));
+    const bool gated = dump.scope.kind != DumpScope::Kind::accounts;
+    dump.link = gated ? relay_->open_gated(dump_gate(server_)) : relay_->open_plain();
     dump.running = run_dump_tool(dump_tool(server_, dump.scope, relay_->socket_of(*dump.link)));
   } catch (const QuiesceError&) {
     throw;  // cancelled
@@ -180,7 +188,7 @@ void MySqlEngine::warm_up(const Deadline& deadline) {
 std::vector<Relay::LinkId> MySqlEngine::gated_links() const {
   std::vector<Relay::LinkId> links;
   for (const Dump& dump : dumps_)
-    if (dump.link) links.push_back(*dump.link);
+    if (dump.link && dump.scope.kind != DumpScope::Kind::accounts) links.push_back(*dump.link);
   return links;
 }
 
@@ -190,7 +198,7 @@ void MySqlEngine::wait_for_tools(const Deadline& deadline) {
     all_ready = relay_->wait_until_none(gated_links(), early, deadline.at_most(tool_check));
     if (relay_->cancelled()) throw QuiesceError("cancelled");
     for (Dump& dump : dumps_) {
-      if (!dump.link) continue;
+      if (!dump.link || dump.scope.kind == DumpScope::Kind::accounts) continue;
       const bool closed = relay_->state(*dump.link) == LinkState::closed;
       if (!closed && !has_ended(*dump.running)) continue;
       const std::string cut = relay_->failure(*dump.link);
@@ -200,7 +208,20 @@ void MySqlEngine::wait_for_tools(const Deadline& deadline) {
     }
   }
   for (Dump& dump : dumps_)
-    if (dump.link && relay_->state(*dump.link) != LinkState::ready) fail(dump, "the dump tool was not ready in time");
+    if (dump.link && dump.scope.kind != DumpScope::Kind::accounts && relay_->state(*dump.link) != LinkState::ready)
+      fail(dump, "the dump tool was not ready in time");
+}
+
+void MySqlEngine::wait_for_accounts(const Deadline& deadline) {
+  const Deadline limit = deadline.at_most(accounts_limit);
+  accounts_read_ = false;
+  for (const Dump& dump : dumps_) {
+    if (dump.scope.kind != DumpScope::Kind::accounts || !dump.running) continue;
+    while (!(accounts_read_ = has_ended(*dump.running)) && !limit.passed()) {
+      if (relay_->cancelled()) throw QuiesceError("cancelled");
+      std::this_thread::sleep_for(tool_poll);
+    }
+  }
 }
 
 void MySqlEngine::quiesce(const Deadline& deadline) {
@@ -246,7 +267,7 @@ void MySqlEngine::refresh_catalogue(const Deadline& deadline) {
 void MySqlEngine::pin_tables() {
   std::size_t left = max_pinned_tables;
   for (Dump& dump : dumps_) {
-    if (!dump.link) continue;
+    if (!dump.link || dump.scope.kind == DumpScope::Kind::accounts) continue;
     std::vector<std::string> statements;
     dump.pinned = dump.unpinned = 0;
     for (const std::string& database : dump.scope.databases) {
@@ -276,10 +297,12 @@ void MySqlEngine::attest(std::chrono::microseconds acquired_in, const Deadline& 
     dump.report.attempts = barrier_->attempts();
     dump.report.acquired_in = acquired_in;
     list_tables_without_transactions(catalogue_, dump.scope, dump.report.not_covered);
-    if (dump.link) judge(dump);
-    if (dump.scope.kind != DumpScope::Kind::accounts) continue;
+    if (dump.scope.kind != DumpScope::Kind::accounts) {
+      if (dump.link) judge(dump);
+      continue;
+    }
     if (prepared > 0) dump.report.not_covered.push_back({"prepared-transaction", "", prepared});
-    if (dump.link) read_accounts_now(dump, deadline);
+    if (dump.link) judge_accounts(dump, deadline);
   }
 }
 
@@ -298,14 +321,16 @@ void MySqlEngine::judge(Dump& dump) {
   }
 }
 
-/// The accounts' tables have no snapshots, but they are small: their dump runs inside the barrier, into its pipe.
-void MySqlEngine::read_accounts_now(Dump& dump, const Deadline& deadline) {
-  const std::vector<Relay::LinkId> link{*dump.link};
-  relay_->pass(link[0]);
-  if (relay_->wait_until_none(link, {LinkState::passing}, deadline.at_most(accounts_limit))) return;
-  if (relay_->cancelled()) throw QuiesceError("cancelled");
+void MySqlEngine::judge_accounts(Dump& dump, const Deadline& deadline) {
   dump.report.exactness = Exactness::skewed;
-  dump.report.reason = "the accounts were too many to be read inside the barrier";
+  if (barrier_kind_ == BarrierKind::none)
+    dump.report.reason = "writers were not held";
+  else if (!accounts_read_)
+    dump.report.reason = "the accounts were too many to be read before the barrier";
+  else if (accounts_fingerprint(*session_, deadline) != accounts_)
+    dump.report.reason = "users, grants or server definitions were changed between the preparation and the barrier";
+  else
+    dump.report.exactness = Exactness::exact;
 }
 
 void MySqlEngine::release(const Deadline& deadline) noexcept {

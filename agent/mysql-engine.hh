@@ -57,7 +57,8 @@ class MySqlEngine : public Engine {
   void pin_tables();
   void attest(std::chrono::microseconds acquired_in, const Deadline& deadline);
   void judge(Dump& dump);
-  void read_accounts_now(Dump& dump, const Deadline& deadline);
+  void wait_for_accounts(const Deadline& deadline);
+  void judge_accounts(Dump& dump, const Deadline& deadline);
   void fail(Dump& dump, const std::string& reason);
   void drop_dumps() noexcept;
   [[nodiscard]] QuiesceError by_name(const std::exception& error) const;
@@ -72,6 +73,8 @@ class MySqlEngine : public Engine {
   std::unique_ptr<Barrier> barrier_;
   Catalogue catalogue_;
   std::vector<Dump> dumps_;
+  std::string accounts_;        ///< accounts_fingerprint() from before their dump began
+  bool accounts_read_ = false;  ///< their dump ended before the barrier
   bool for_dumps_ = false;
 };
 

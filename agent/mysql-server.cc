@@ -134,4 +134,16 @@ std::uint64_t count_prepared_transactions(Session& session, const Deadline& dead
   return session.rows("XA RECOVER", deadline).size();
 }
 
+std::string accounts_fingerprint(Session& session, const Deadline& deadline) {
+  // Those of every version: CHECKSUM TABLE answers NULL for a table that a server does not have.
+  static constexpr const char* tables =
+      "mysql.user, mysql.global_priv, mysql.db, mysql.tables_priv, mysql.columns_priv, mysql.procs_priv, "
+      "mysql.proxies_priv, mysql.roles_mapping, mysql.role_edges, mysql.default_roles, mysql.global_grants, "
+      "mysql.func, mysql.plugin, mysql.servers";
+  std::string fingerprint;
+  for (const Session::Row& row : session.rows(fmt::format("CHECKSUM TABLE {} EXTENDED", tables), deadline))
+    fingerprint += fmt::format("{}={};", row.at(0), row.at(1));
+  return fingerprint;
+}
+
 }  // namespace stillpoint::mysql

@@ -77,4 +77,8 @@ struct Pin {
 /// How many distributed transactions are prepared: recovery keeps them, a dump does not show them.
 [[nodiscard]] std::uint64_t count_prepared_transactions(Session& session, const Deadline& deadline);
 
+/// Changes whenever users, roles, grants, user-defined functions or server definitions do. Reads small system tables
+/// only.
+[[nodiscard]] std::string accounts_fingerprint(Session& session, const Deadline& deadline);
+
 }  // namespace stillpoint::mysql
