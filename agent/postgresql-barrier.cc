@@ -178,6 +178,32 @@ class Round {
 
 }  // namespace
 
+void rehearse_barrier(std::span<Database> databases, const std::string& position, const Deadline& deadline) {
+  // A table that somebody changes right now is left cold rather than waited for.
+  constexpr milliseconds lock_wait{100};
+  const std::string limits = local_limits(lock_wait, deadline.left() / 2);  // ended by the server, the session stays
+  std::vector<Question> work;
+  std::vector<Question> end;
+  for (const Database& database : databases) {
+    if (!database.usable()) continue;
+    const std::string tables = lock_tables(database.names(false), "ACCESS SHARE");
+    if (database.holder) {
+      work.push_back({database.holder.get(), fmt::format("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}{}"
+                                                         "SELECT pg_export_snapshot(), {}",
+                                                         limits, tables, position)});
+      end.push_back({database.holder.get(), "ROLLBACK"});
+    }
+    std::string locker =
+        fmt::format("BEGIN; {}{}{}{}; {}", limits, tables, lock_tables(database.names(true), "ACCESS SHARE"),
+                    relations_query, in_flight_query);
+    if (!database.sequences.empty()) locker += "; " + sequence_values(database.sequences);
+    work.push_back({database.locker.get(), std::move(locker)});
+    end.push_back({database.locker.get(), "ROLLBACK"});
+  }
+  ask_all(work, deadline);
+  ask_all(end, deadline);
+}
+
 void take_barrier(std::span<Database> databases, const BarrierOptions& options, const Deadline& deadline) {
   // The last part of the time is for going on without locks.
   const Deadline lock_deadline = deadline.at_most(deadline.left() * 3 / 4);

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <span>
+#include <string>
 
 /// Holding the writers of all databases of one cluster.
 namespace stillpoint::postgresql {
@@ -17,6 +18,10 @@ struct BarrierOptions {
   /// The shortest time after which an application's own deadlock check may strike it: attempts stay below.
   std::chrono::milliseconds deadlock_timeout{1000};
 };
+
+/// Does what the barrier will do, with locks that hold nobody up, and lets go: so that caches, plans and pages are
+/// there while writers wait. What fails here does not matter; it will say so in the barrier.
+void rehearse_barrier(std::span<Database> databases, const std::string& position, const Deadline& deadline);
 
 /// Locks the tables of all databases, until `deadline` at most. Everything is rolled back between attempts, in all
 /// databases, and each deadlock teaches their order. A database whose tables cannot be had in a few attempts is given

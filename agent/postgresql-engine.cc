@@ -27,6 +27,9 @@ constexpr milliseconds holder_idle{std::chrono::hours(12)};
 constexpr int looks = 20;
 constexpr milliseconds look_interval{5};
 
+/// For doing once, before anybody waits, what the barrier will do.
+constexpr milliseconds rehearsal_limit{10000};
+
 /// For the checkpoint inside the barrier, of which the one in prepare() has left little.
 constexpr milliseconds checkpoint_limit{800};
 
@@ -83,6 +86,8 @@ void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
     open_database(database, deadline);
   }
   learn_lock_order(deadline);
+  if (!options_.standby)
+    rehearse_barrier(databases_, position(version_, options_.standby), deadline.at_most(rehearsal_limit));
   if (globals) collect_globals(std::move(*globals), deadline);
   // Leaves little to write for the one inside the barrier. A slow disk is no reason to fail.
   const milliseconds limit = deadline.left() / 2;
