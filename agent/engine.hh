@@ -60,6 +60,9 @@ class Engine {
   /// Lets the writers go; the database snapshots stay open. Idempotent, bounded by `deadline`.
   virtual void release(const Deadline& deadline) noexcept = 0;
 
+  /// Right after release(), when nobody waits any more: starts what is better started soon. Bounded.
+  virtual void begin_dumps() noexcept {}
+
   /// What to attest; complete after quiesce().
   [[nodiscard]] virtual std::vector<DatabaseReport> report() const = 0;
 

@@ -314,10 +314,10 @@ void ClusterEngine::attest() {
 
 void ClusterEngine::release(const Deadline& deadline) noexcept {
   release_barrier(databases_, deadline);
-  if (std::exchange(quiesced_, false) && for_dumps_) start_dumps_early();
 }
 
-void ClusterEngine::start_dumps_early() noexcept {
+void ClusterEngine::begin_dumps() noexcept {
+  if (!std::exchange(quiesced_, false) || !for_dumps_) return;
   for (const Database& database : databases_) {
     if (database.snapshot.empty() || early_dumps_.size() >= max_early_dumps) continue;
     try {

@@ -29,6 +29,7 @@ class ClusterEngine final : public Engine {
   void prepare(bool for_dumps, const Deadline& deadline) override;
   void quiesce(const Deadline& deadline) override;
   void release(const Deadline& deadline) noexcept override;
+  void begin_dumps() noexcept override;
   [[nodiscard]] std::vector<DatabaseReport> report() const override;
   [[nodiscard]] RunningDump start_dump(std::string_view name) override;
   void finish() noexcept override;
@@ -46,7 +47,6 @@ class ClusterEngine final : public Engine {
   void read_sequences(bool exact, const Deadline& deadline);
   void prove_globals(const Deadline& deadline);
   void attest();
-  void start_dumps_early() noexcept;
 
   const AgentConfig config_;
   const Server server_;

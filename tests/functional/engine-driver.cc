@@ -61,6 +61,7 @@ void obey(Engine& engine, const std::string& command, std::istringstream& argume
     engine.quiesce(deadline);
   } else if (command == "release") {
     engine.release(deadline);
+    engine.begin_dumps();
   } else if (command == "report") {
     Report report;
     report.databases = engine.report();
