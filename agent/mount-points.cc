@@ -63,6 +63,11 @@ void MountPoints::open() noexcept {
   std::fclose(table);
 }
 
+void MountPoints::sync() noexcept {
+  for (int i = 0; i < count_; ++i)
+    ::syncfs(fds_[i]);
+}
+
 void MountPoints::thaw() noexcept {
   for (int i = count_ - 1; i >= 0; --i)
     for (int times = 0; times < most_freezes && ::ioctl(fds_[i], FITHAW, 0) == 0; ++times) {

@@ -14,6 +14,8 @@ class MountPoints {
 
   /// Opens every one on a block device. Those of networks and of other programs are left alone: opening them may hang.
   void open() noexcept;
+  /// Has everything dirty written. Takes what time the disks take.
+  void sync() noexcept;
   /// Thaws, however often each was frozen, the last mounted first.
   void thaw() noexcept;
   void close() noexcept;

@@ -27,6 +27,8 @@ constexpr std::chrono::seconds release_limit{5};
 constexpr std::chrono::milliseconds answer_reserve{500};
 /// How much later than its deadline an engine's call may end.
 constexpr std::chrono::seconds engine_grace{3};
+/// For what is dirty to reach the disk before the window.
+constexpr std::chrono::seconds sync_limit{5};
 /// For the disk to take the report, with every writer held.
 constexpr std::chrono::seconds attest_limit{3};
 /// The watchdog thaws at the deadline; the agent looks after it.
@@ -40,6 +42,12 @@ std::string host_name() {
 std::string first_failure(const std::vector<std::string>& failures) {
   const auto it = std::find_if(failures.begin(), failures.end(), [](const std::string& f) { return !f.empty(); });
   return it == failures.end() ? std::string() : *it;
+}
+
+void sync_everything() {
+  const auto mounts = std::make_unique<MountPoints>();
+  mounts->open();
+  mounts->sync();
 }
 
 void thaw_everything() {
@@ -148,9 +156,25 @@ void StillPoint::prepare_engines(bool for_dumps, const Deadline& deadline, Done 
   run_blocking(for_each_engine([for_dumps, deadline](Engine& engine) { engine.prepare(for_dumps, deadline); }),
                [this, done = std::move(done)](const std::vector<std::string>& failures) {
                  engines_prepared(failures);
-                 settle(State::prepared);
-                 done({});
+                 sync_disks([this, done](const std::string&) {
+                   settle(State::prepared);
+                   done({});
+                 });
                });
+}
+
+/// What is dirty is written now, so that freezing finds little to write. Nobody waits for a slow disk.
+void StillPoint::sync_disks(Done done) {
+  // A foreign freeze has no time for it: its writers wait already for what it would win.
+  if (own_id_) return done({});
+  const auto once = std::make_shared<Done>(std::move(done));
+  const auto go_on = [this, once] {
+    if (!*once) return;
+    overdue_.reset();
+    std::exchange(*once, {})({});
+  };
+  overdue_ = Source::after(sync_limit, go_on);
+  run_blocking({sync_everything}, [go_on](const std::vector<std::string>&) { go_on(); });
 }
 
 void StillPoint::engines_prepared(const std::vector<std::string>& failures) {
@@ -216,6 +240,7 @@ void StillPoint::quiesce(std::chrono::milliseconds limit, std::vector<SiteHookRe
 
 void StillPoint::take_barrier(const Deadline& deadline, Done done) {
   state_ = State::quiescing;
+  raised_.emplace();
   abandoned_ = false;
   freeze_timer_.reset();
   report_.barrier_begun_at = wall_now();
@@ -306,6 +331,7 @@ void StillPoint::undo_barrier(const std::string& failure, Done done) {
   call_engines(
       release_limit, [deadline](Engine& engine) { engine.release(deadline); },
       [this, failure, done = std::move(done)](const std::vector<std::string>&) {
+        raised_.reset();
         settle(State::released);
         if (!own_id_) return done(failure);
         finish([done, failure](const std::string&) { done(failure); });
@@ -366,14 +392,31 @@ void StillPoint::release(Done done) {
       release_limit, [deadline](Engine& engine) { engine.release(deadline); },
       [this, done = std::move(done)](const std::vector<std::string>&) {
         report_.released_at = wall_now();
+        raised_.reset();
         reattest();
         settle(State::released);
         log_info("still point {}: barrier held for {} ms", report_.id,
                  std::chrono::duration_cast<std::chrono::milliseconds>(*report_.released_at - report_.barrier_begun_at)
                      .count());
-        if (own_id_) finish([](const std::string&) {});
         done({});
+        if (own_id_) return finish([](const std::string&) {});
+        if (state_ != State::released) return;  // whoever waited has finished it
+        start_in_turn(for_each_engine([](Engine& engine) { engine.begin_dumps(); }),
+                      [](const std::vector<std::string>&) {});
       });
+}
+
+/// For dumps: an engine takes one call at a time.
+void StillPoint::start_in_turn(Calls calls, std::function<void(const std::vector<std::string>& failures)> done) {
+  starting_.push_back([this, calls = std::move(calls), done = std::move(done)] {
+    run_blocking(calls, [this, done](const std::vector<std::string>& failures) {
+      starting_.erase(starting_.begin());
+      done(failures);
+      if (starting_.empty()) return wake();
+      starting_.front()();
+    });
+  });
+  if (starting_.size() == 1) starting_.front()();
 }
 
 std::optional<Report> StillPoint::report() const {
@@ -391,16 +434,10 @@ void StillPoint::start_dump(const std::string& name,
         engine->instance() != database->instance)
       continue;
     const auto dump = std::make_shared<std::unique_ptr<RunningDump>>();
-    starting_.push_back([this, engine, name, dump, done = std::move(done)] {
-      run_blocking({[engine, name, dump] { *dump = std::make_unique<RunningDump>(engine->start_dump(name)); }},
-                   [this, dump, done](const std::vector<std::string>& failures) {
-                     starting_.erase(starting_.begin());
-                     done(std::shared_ptr<RunningDump>(std::move(*dump)), failures[0]);
-                     if (starting_.empty()) return wake();
-                     starting_.front()();
-                   });
-    });
-    if (starting_.size() == 1) starting_.front()();
+    start_in_turn({[engine, name, dump] { *dump = std::make_unique<RunningDump>(engine->start_dump(name)); }},
+                  [dump, done = std::move(done)](const std::vector<std::string>& failures) {
+                    done(std::shared_ptr<RunningDump>(std::move(*dump)), failures[0]);
+                  });
     return;
   }
   done(nullptr, fmt::format("there is no dump '{}'", name));

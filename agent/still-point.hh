@@ -7,6 +7,7 @@
 #include "agent/watchdog.hh"
 #include "common/clock.hh"
 #include "common/json.hh"
+#include "common/priority.hh"
 #include "common/report.hh"
 
 #include <functional>
@@ -73,6 +74,7 @@ class StillPoint {
   [[nodiscard]] std::string why_not_now() const;
   void discover_and_prepare(bool for_dumps, const Deadline& deadline, Done done);
   void prepare_engines(bool for_dumps, const Deadline& deadline, Done done);
+  void sync_disks(Done done);
   void engines_prepared(const std::vector<std::string>& failures);
   void take_barrier(const Deadline& deadline, Done done);
   [[nodiscard]] std::vector<DatabaseReport> reported_databases() const;
@@ -83,6 +85,7 @@ class StillPoint {
   void release(Done done);
   void close_window();
   void deadline_passed();
+  void start_in_turn(Calls calls, std::function<void(const std::vector<std::string>& failures)> done);
   void settle(State state);
   void wake();
   void wait(std::function<void()> request) { waiting_.push_back(std::move(request)); }
@@ -101,6 +104,7 @@ class StillPoint {
   std::vector<DatabaseReport> unusable_;  ///< servers that could not even be prepared
   std::vector<std::string> warnings_;
   std::unique_ptr<Watchdog> watchdog_;
+  std::optional<RaisedPriority> raised_;         ///< from the barrier to its release
   Source overdue_;                               ///< an engine does not return, or the disk does not take the report
   Source freeze_timer_;                          ///< no freeze came
   Source deadline_timer_;                        ///< no thaw came

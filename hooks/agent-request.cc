@@ -4,6 +4,7 @@
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "common/frame.hh"
+#include "common/priority.hh"
 #include "common/protocol.hh"
 
 #include <fmt/format.h>
@@ -34,6 +35,7 @@ UniqueFd connect_to(const std::filesystem::path& socket) {
 }  // namespace
 
 Json ask_agent(const std::filesystem::path& socket, const Json& request, const Deadline& deadline) {
+  const RaisedPriority raised;
   const UniqueFd fd = connect_to(socket);
   const std::string wire = protocol::encode(request);
   // A request is far smaller than a socket's buffer.
