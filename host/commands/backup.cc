@@ -129,13 +129,12 @@ Grade required_grade(Run& run) {
 }
 
 /// The instant: all disks at once while the guest stands still, and not a moment longer.
-std::unique_ptr<BackupJob> take_instant(Run& run, const Domain& domain, const BackupPlan& plan, Grade required) {
+void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required) {
   WindowRecord& window = run.manifest.window;
-  const auto start_job = [&] {
+  const auto begin_job = [&] {
     run.manifest.instant = wall_now();
-    auto job = std::make_unique<BackupJob>(domain, plan, run.request.scratch);
-    window.disk_snapshots = job->start_took();
-    return job;
+    job.begin();
+    window.disk_snapshots = job.start_took();
   };
   std::unique_ptr<FrozenGuest> frozen;
   if (run.evidence.guest_agent_fault.empty()) {
@@ -148,16 +147,14 @@ std::unique_ptr<BackupJob> take_instant(Run& run, const Domain& domain, const Ba
   } else {
     run.evidence.freeze_fault = run.evidence.guest_agent_fault;
   }
-  if (!frozen) return start_job();
-
-  auto job = start_job();
+  begin_job();
+  if (!frozen) return;
   frozen->thaw();
   window.total = frozen->window();
   window.freeze = frozen->freeze_took();
   window.thaw = frozen->thaw_took();
   window.frozen = run.evidence.frozen = frozen->frozen();
   window.thawed = run.evidence.thawed = frozen->thawed();
-  return job;
 }
 
 void fetch_report(Run& run, AgentClient* agent) {
@@ -226,35 +223,37 @@ void back_up_running(Run& run, const Domain& domain) {
   const std::vector<GuestFileSystem> mounted =
       run.evidence.guest_agent_fault.empty() ? domain.guest_file_systems() : std::vector<GuestFileSystem>();
 
+  // Before the agent is asked: what it has prepared, and the disks that it has synced, are soon out of date.
+  BackupJob job(domain, std::move(plan), run.request.scratch);
   prepare(run, agent);
   const Grade required = required_grade(run);
   check_stop(run);
 
-  const auto job = take_instant(run, domain, plan, required);
+  take_instant(run, domain, job, required);
   fetch_report(run, agent.get());
   grade(run, required);
 
   std::vector<DiskSource> sources;
   for (const DomainDisk& disk : disks) {
-    const auto planned = std::find_if(job->plan().disks.begin(), job->plan().disks.end(),
+    const auto planned = std::find_if(job.plan().disks.begin(), job.plan().disks.end(),
                                       [&](const BackupDisk& d) { return d.target == disk.target; });
     const DiskRecord* earlier = record_of(run.parent, disk.target);
     DiskSource source{disk.target, disk.source, disk.format, planned->full_reason, std::nullopt, {}};
     if (planned->full_reason.empty() && earlier != nullptr) source.base = earlier->map;
-    source.open = [&job = *job, target = disk.target, incremental = planned->full_reason.empty()] {
+    source.open = [&job, target = disk.target, incremental = planned->full_reason.empty()] {
       const BackupJob::Export from = job.export_of(target);
       return NbdDisk(from.socket, from.name, incremental ? from.dirty_bitmap : std::string());
     };
     sources.push_back(std::move(source));
   }
-  manifest.checkpoint = job->plan().checkpoint;
+  manifest.checkpoint = job.plan().checkpoint;
   if (std::any_of(sources.begin(), sources.end(), [](const DiskSource& s) { return s.base.has_value(); }))
     manifest.parent = run.parent->id;
-  capture_and_commit(run, sources, mounted, agent.get(), [&] { job->check(); });
+  capture_and_commit(run, sources, mounted, agent.get(), [&] { job.check(); });
 
   // The still point is safe from here on: what fails now costs the next backup time, not this one its success.
   try {
-    job->keep_checkpoint(run.parent ? run.parent->checkpoint : std::string());
+    job.keep_checkpoint(run.parent ? run.parent->checkpoint : std::string());
   } catch (const Error& e) {
     log_warning("the next backup of {} will read disks in full: {}", domain.name(), e.what());
   }

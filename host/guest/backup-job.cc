@@ -4,6 +4,7 @@
 #include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "common/qcow2-image.hh"
 #include "host/guest/backup-xml.hh"
 #include "host/guest/bounded-call.hh"
 #include "host/guest/checkpoint.hh"
@@ -15,6 +16,7 @@
 
 #include <fmt/format.h>
 #include <libvirt/virterror.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -80,7 +82,9 @@ bool has_any_job(const Domain& domain) {
 std::optional<VirtFault> try_to_begin(const Domain& domain, const std::string& backup, const std::string& checkpoint) {
   return bounded_call(Deadline(begin_limit), [domain, backup, checkpoint]() -> VirtFault {
     const std::shared_ptr<virDomain> target = domain.state()->reach();
-    if (virDomainBackupBegin(target.get(), backup.c_str(), checkpoint.empty() ? nullptr : checkpoint.c_str(), 0) == 0)
+    // With our own scratch files: libvirt would make them now, while the guest stands still.
+    if (virDomainBackupBegin(target.get(), backup.c_str(), checkpoint.empty() ? nullptr : checkpoint.c_str(),
+                             VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL) == 0)
       return {};
     return last_virt_fault();
   });
@@ -120,15 +124,38 @@ BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesyste
   if (space.free < 2 * scratch_floor(space.size))
     throw CaptureError(fmt::format("only {} MiB are free in scratch directory {}", space.free >> 20, scratch.native()),
                        "what the guest overwrites during the backup is kept there: make room or choose another");
+  for (const DomainDisk& disk : domain_.disks())
+    sizes_[disk.target] = disk.size;
+  owner_ = definition.owner;
+  require_no_job(domain_);
+  make_scratch_files();
+}
+
+void BackupJob::make_scratch_files() const {
+  for (const BackupDisk& disk : plan_.disks) {
+    const std::filesystem::path path = scratch_file(directory_->path(), disk.target);
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+    try {
+      create_qcow2(path, sizes_.at(disk.target));
+    } catch (const StorageError& error) {
+      throw CaptureError(error.what(), error.hint());
+    }
+    if (owner_ && ::geteuid() == 0 && ::chown(path.c_str(), owner_->user, owner_->group) != 0)
+      throw_errno<CaptureError>(fmt::format("cannot give QEMU's user {}", path.native()));
+  }
+}
+
+void BackupJob::begin() {
   const auto begun = SteadyClock::now();
   require_no_job(domain_);
-  begin();
+  begin_somehow();
   start_took_ = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
   running_ = true;
   watch_ = std::make_unique<ScratchWatch>(domain_, directory_->path());
 }
 
-void BackupJob::begin() {
+void BackupJob::begin_somehow() {
   while (true) {
     const std::string checkpoint = plan_.checkpoint.empty() ? std::string() : checkpoint_xml(plan_, all_targets_);
     const auto answer = try_to_begin(domain_, backup_xml(plan_, directory_->path(), all_targets_), checkpoint);
@@ -142,6 +169,8 @@ void BackupJob::begin() {
       throw Locked(virt_message(what, fault), "another program began a job just now: virsh domjobinfo");
     if (!is_about_bitmaps(fault) || (!read_more_in_full(fault.message) && !do_without_checkpoint(fault.message)))
       throw_virt<CaptureError>(what, fault);
+    // What libvirt has undone may have left something in them.
+    make_scratch_files();
   }
 }
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "host/guest/domain-xml.hh"
 #include "host/guest/domain.hh"
 
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,18 +47,21 @@ void require_no_job(const Domain& domain);
 /// still points left behind. Never touches others; what cannot be removed is logged. `prefix` is not empty.
 void remove_stale_checkpoints(const Domain& domain, std::string_view prefix, const std::string& keep);
 
-/// A pull-mode backup job: from its start the disks can be read over NBD as they were at the start. The scope ends it.
+/// A pull-mode backup job: from its begin() on the disks can be read over NBD as they were then. The scope ends it.
 class BackupJob {
  public:
-  /// Starts it for all disks at once. `scratch` receives the old content of what the guest overwrites while the job
-  /// lasts, and the socket; QEMU's user must be able to search it. A job that a dead companion left behind is ended
-  /// first. Where a bitmap turns out to be broken only now, that disk is read in full: look at plan() afterwards.
-  /// Throws Locked when another job runs, CaptureError otherwise.
+  /// Makes everything that can be made before the freeze window. `scratch` receives the old content of what the guest
+  /// overwrites while the job lasts, and the socket; QEMU's user must be able to search it. A job that a dead companion
+  /// left behind is ended. Throws Locked when another job runs, CaptureError otherwise.
   BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch);
   BackupJob(const BackupJob&) = delete;
   BackupJob& operator=(const BackupJob&) = delete;
   /// Ends the job; unless keep_checkpoint() was called, the new checkpoint is removed and the old one stays.
   ~BackupJob();
+
+  /// Begins it for all disks at once. Where a bitmap turns out to be broken only now, that disk is read in full: look
+  /// at plan() afterwards. Throws Locked when another job runs, CaptureError otherwise.
+  void begin();
 
   struct Export {
     std::filesystem::path socket;
@@ -75,7 +81,8 @@ class BackupJob {
   void keep_checkpoint(const std::string& old);
 
  private:
-  void begin();
+  void make_scratch_files() const;
+  void begin_somehow();
   [[nodiscard]] bool read_more_in_full(const std::string& message);
   [[nodiscard]] bool do_without_checkpoint(const std::string& message);
   void end() noexcept;
@@ -83,6 +90,8 @@ class BackupJob {
   Domain domain_;
   BackupPlan plan_;
   std::vector<std::string> all_targets_;
+  std::optional<UserAndGroup> owner_;           ///< of QEMU's files
+  std::map<std::string, std::uint64_t> sizes_;  ///< of all disks, bytes
   std::unique_ptr<JobDirectory> directory_;
   std::chrono::microseconds start_took_{0};
   bool running_ = false;

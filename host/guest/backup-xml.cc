@@ -33,6 +33,10 @@ std::string export_bitmap(std::string_view target) {
   return fmt::format("changed-{}", target);
 }
 
+std::filesystem::path scratch_file(const std::filesystem::path& directory, const std::string& target) {
+  return directory / (target + ".scratch");
+}
+
 std::string backup_xml(const BackupPlan& plan, const std::filesystem::path& directory,
                        const std::vector<std::string>& all_targets) {
   pugi::xml_document document;
@@ -56,7 +60,7 @@ std::string backup_xml(const BackupPlan& plan, const std::filesystem::path& dire
     pugi::xml_node driver = node.append_child("driver");
     set(driver, "type", "qcow2");
     pugi::xml_node scratch = node.append_child("scratch");
-    set(scratch, "file", directory / (target + ".scratch"));
+    set(scratch, "file", scratch_file(directory, target));
   }
   return text_of(document);
 }

@@ -13,6 +13,9 @@ namespace stillpoint {
 /// Name of the dirty bitmap's NBD export of disk `target`, without "qemu:dirty-bitmap:".
 [[nodiscard]] std::string export_bitmap(std::string_view target);
 
+/// Where copy-before-write of disk `target` goes: a qcow2 image, which must exist when the job begins.
+[[nodiscard]] std::filesystem::path scratch_file(const std::filesystem::path& directory, const std::string& target);
+
 /// libvirt's description of the pull-mode job: NBD on `directory`/nbd.sock, copy-before-write in `directory`. Disks of
 /// `all_targets` that are not in the plan are left out of the job by name.
 [[nodiscard]] std::string backup_xml(const BackupPlan& plan, const std::filesystem::path& directory,

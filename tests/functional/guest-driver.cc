@@ -60,26 +60,26 @@ void freeze(const Domain& domain, const Arguments& /*arguments*/) {
 void backup(const Domain& domain, const Arguments& arguments) {
   const std::string base = arguments.at(2) == "-" ? std::string() : arguments[2];
   BackupPlan plan = plan_backup(domain, arguments.at(1), base, {arguments.begin() + 3, arguments.end()});
-  std::unique_ptr<BackupJob> job;
+  BackupJob job(domain, std::move(plan), arguments.at(0));
   {
     FrozenGuest frozen(domain);
-    job = std::make_unique<BackupJob>(domain, std::move(plan), arguments.at(0));
+    job.begin();
     frozen.thaw();
-    say("freeze {} us begin {} us thaw {} us window {} us", frozen.freeze_took().count(), job->start_took().count(),
+    say("freeze {} us begin {} us thaw {} us window {} us", frozen.freeze_took().count(), job.start_took().count(),
         frozen.thaw_took().count(), frozen.window().count());
   }
-  for (const BackupDisk& disk : job->plan().disks) {
-    const BackupJob::Export exported = job->export_of(disk.target);
+  for (const BackupDisk& disk : job.plan().disks) {
+    const BackupJob::Export exported = job.export_of(disk.target);
     say("export {} {} {} '{}'", exported.name, exported.socket.native(), exported.dirty_bitmap, disk.full_reason);
   }
   say("ready");
   for (std::string line = next_line(); !line.empty(); line = next_line()) {
     if (line == "check") {
-      job->check();
+      job.check();
       say("checked");
     } else if (line == "keep") {
-      job->keep_checkpoint(base);
-      say("kept {}", job->plan().checkpoint);
+      job.keep_checkpoint(base);
+      say("kept {}", job.plan().checkpoint);
     }
   }
 }
