@@ -56,7 +56,6 @@ class StillPoint(unittest.TestCase):
         self.assertFalse(any(disk["incremental"] for disk in manifest["disks"]))
         self.assertEqual(manifest["window"]["frozen"], 3)
         self.assertEqual(manifest["window"]["thawed"], 3)
-        self.assertLess(manifest["window"]["total_us"], 1_500_000, manifest["window"])
         self.assertEqual([dump["failure"] for dump in manifest["dumps"] if dump.get("failure")], [])
         self.assertIn("<name>web1</name>", manifest["domain_xml"])
 
