@@ -5,6 +5,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <string>
 #include <thread>
 
 namespace stillpoint::mysql {
@@ -13,9 +17,30 @@ namespace {
 /// One wait for a lock, in whole seconds as MySQL wants it: others may queue up behind us for that long.
 constexpr std::chrono::seconds one_wait{1};
 /// The time that they get between two attempts.
-constexpr std::chrono::milliseconds pause{150};
+constexpr std::chrono::milliseconds pause{50};
+/// One wait for the read lock: the first, and the longest of those that follow.
+constexpr std::chrono::milliseconds first_lock_wait{100};
+constexpr std::chrono::milliseconds longest_lock_wait{800};
+/// The server's error for a statement that was interrupted (MySQL's ER_QUERY_INTERRUPTED).
+constexpr int interrupted = 1317;
 /// Undoing happens after the deadline that was missed.
 constexpr std::chrono::milliseconds undo_limit{1000};
+
+/// Calls `expired` from a thread of its own when it lives longer than `limit`. Its end waits for that call.
+class Timer {
+ public:
+  template <typename F>
+  Timer(std::chrono::milliseconds limit, F expired)
+      : thread_([this, limit, expired = std::move(expired)](const std::stop_token& stop) {
+          std::unique_lock lock(mutex_);
+          if (!ended_.wait_for(lock, stop, limit, [&] { return stop.stop_requested(); })) expired();
+        }) {}
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any ended_;
+  std::jthread thread_;  // last: it ends before what it uses
+};
 
 }  // namespace
 
@@ -37,13 +62,15 @@ BarrierKind best_barrier(const Server& server) {
 
 template <typename Take>
 void Barrier::attempt(const Deadline& deadline, const Take& take) {
+  const auto least_wait = kind_ == BarrierKind::read_lock ? 2 * first_lock_wait : std::chrono::milliseconds(one_wait);
   for (;;) {
     if (!held_) ++attempts_;  // not the second half of one
     try {
       return take();
     } catch (const SessionError& error) {
       undo(Deadline(undo_limit));
-      const bool again = error.code() == lock_wait_timeout && deadline.left() > pause + one_wait && session_.alive();
+      const bool in_vain = error.code() == lock_wait_timeout || error.code() == interrupted;
+      const bool again = in_vain && deadline.left() > pause + least_wait && session_.alive();
       if (!again) throw;
     }
     std::this_thread::sleep_for(pause);
@@ -78,8 +105,39 @@ void Barrier::hold_writers(const Deadline& deadline) {
   attempt(deadline, [&] {
     if (kind_ == BarrierKind::backup_stage) return take_stages(deadline);
     held_ = true;  // even a read lock that fails may have been taken in part
-    session_.execute("FLUSH TABLES WITH READ LOCK", deadline);
+    lock_tables(deadline);
   });
+}
+
+/// The lock waits for running statements, and those may wait for rows of a transaction that now waits for us: nobody
+/// would get on before innodb_lock_wait_timeout. So the waits are short, longer only after every fourth.
+void Barrier::lock_tables(const Deadline& deadline) {
+  const std::string interrupt = "KILL QUERY " + session_.value("SELECT CONNECTION_ID()", deadline);
+  const auto longer = first_lock_wait * (1U << std::min<std::uint64_t>((attempts_ - 1) / 4, 8));
+  const auto wait = std::min({longer, longest_lock_wait, deadline.left() - pause});
+  bool late = false;
+  try {
+    const Timer timer(wait, [&] {
+      late = true;
+      try {
+        interrupter_->execute(interrupt, deadline);
+      } catch (const std::exception& error) {
+        log_info("cannot interrupt the wait for a read lock, it ends by itself: {}", error.what());
+      }
+    });
+    session_.execute("FLUSH TABLES WITH READ LOCK", deadline);
+  } catch (const SessionError& error) {
+    if (error.code() != interrupted || !late) throw;
+    throw SessionError("statements that ran for too long, or waited for each other, kept the read lock away",
+                       interrupted);
+  }
+  if (!late) return;
+  // Granted at the last moment: the interruption is still to come, and may hit this instead of what follows.
+  try {
+    session_.execute("DO 0", deadline);
+  } catch (const SessionError& error) {
+    if (error.code() != interrupted) throw;
+  }
 }
 
 void Barrier::flush_ahead(const Server& server, const Deadline& deadline) {

@@ -24,13 +24,14 @@ enum class BarrierKind {
 [[nodiscard]] BarrierKind best_barrier(const Server& server);
 
 /// Holds the writers of one server, in one session: when that session ends, for whatever reason, the server lets go.
-/// Kills nobody's statement.
+/// Kills nobody's statement but its own.
 class Barrier {
  public:
-  /// `session` outlives it. `abandoned_after`: the server ends the session when we are silent that long while the
-  /// barrier stands.
-  Barrier(Session& session, BarrierKind kind, std::chrono::seconds abandoned_after) noexcept
-      : session_(session), kind_(kind), abandoned_after_(abandoned_after) {}
+  /// `session` outlives it, and so does `interrupter`, a second one from which a read lock that waits too long is
+  /// interrupted; only that kind needs it. `abandoned_after`: the server ends the session when we are silent that long
+  /// while the barrier stands.
+  Barrier(Session& session, Session* interrupter, BarrierKind kind, std::chrono::seconds abandoned_after) noexcept
+      : session_(session), interrupter_(interrupter), kind_(kind), abandoned_after_(abandoned_after) {}
 
   /// Bounds the session's waits, and keeps tables from being created, altered or dropped where the server can do that
   /// alone. Data changes go on. Throws SessionError with nothing held.
@@ -54,11 +55,13 @@ class Barrier {
 
  private:
   void take_stages(const Deadline& deadline);
+  void lock_tables(const Deadline& deadline);
   void undo(const Deadline& deadline) noexcept;
   template <typename Take>
   void attempt(const Deadline& deadline, const Take& take);
 
   Session& session_;
+  Session* interrupter_;
   BarrierKind kind_;
   std::chrono::seconds abandoned_after_;
   std::uint64_t attempts_ = 0;

@@ -94,7 +94,7 @@ class Server:
         while subprocess.run(self.client("-e", "SELECT 1"), capture_output=True, check=False).returncode != 0:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 with open(f"{self.directory}/log.err", encoding="utf-8", errors="replace") as log:
-                    raise RuntimeError("mariadbd does not start:\n" + log.read()[-2000:])
+                    raise RuntimeError(f"mariadbd does not start ({self.process.poll()}):\n" + log.read()[-2000:])
             time.sleep(0.05)
 
     def stop(self):
@@ -436,6 +436,25 @@ class MariaDb(unittest.TestCase):
         self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
         self.assertIsNone(update.poll())
         self.assertEqual(update.wait(30), 0)
+
+    def test_a_read_lock_lets_writers_pass_that_wait_for_each_other(self):
+        driver = self.driver("read-lock")
+        driver.do("prepare")
+        # The first holds a row and goes on to another a little later; the second waits for it with its statement running.
+        first = self.server.background(
+            "BEGIN; UPDATE account SET balance = 1 WHERE id = 1; SELECT SLEEP(0.5);"
+            "UPDATE account SET balance = 1 WHERE id = 2; COMMIT",
+            "shop",
+        )
+        wait_until(lambda: self.server.waiting("User sleep") == 1, "the first writer")
+        second = self.server.background("UPDATE account SET balance = 2 WHERE id = 1", "shop")
+        wait_until(lambda: self.server.waiting("Updating") == 1, "the second writer")
+        # A lock wait of the server lasts a whole second at least: in this time, only an interrupted one is tried again.
+        driver.do("quiesce", 1900)
+        driver.do("release", 3000)
+        for writer in (first, second):
+            self.assertEqual(writer.wait(10), 0)
+        self.assertGreater(driver.report()["shop"]["attempts"], 1)
 
     def test_whoever_kills_the_agent_frees_the_server(self):
         for mode in ((), ("read-lock",)):
