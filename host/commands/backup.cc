@@ -230,6 +230,7 @@ void back_up_running(Run& run, const Domain& domain) {
   check_stop(run);
 
   take_instant(run, domain, job, required);
+  job.check();  // of a guest that was shut off meanwhile a grade would tell nothing
   fetch_report(run, agent.get());
   grade(run, required);
 

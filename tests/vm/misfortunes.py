@@ -1,0 +1,210 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What goes wrong with a real guest: one clear line, a documented exit code, a thawed guest, nothing listed in part, and
+the next backup works."""
+
+import contextlib
+import pathlib
+import signal
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.companion import Companion, built_companion
+from support.guest import Guest, fresh_disks
+from support.image import build_packages, guest_image
+from support.libvirtd import Libvirtd, domain_type, skip_unless_possible
+from support.scratch import run, scratch_directory, unwind_on_signals, wait_until
+
+QUIESCE, CAPTURE, STORAGE = 6, 7, 8  # docs/man/stillpoint.1
+
+# Takes the agent's place at the port that the companion plugs in, and sends what the argument says.
+IMPOSTOR = """\
+import os, sys, time
+path = "/dev/virtio-ports/org.stillpoint.agent.0"
+while True:
+    try:
+        port = os.open(path, os.O_RDWR)
+    except OSError:
+        time.sleep(0.05)
+        continue
+    try:
+        os.read(port, 4096)
+        os.write(port, eval(sys.argv[1]))
+        while os.read(port, 4096):
+            pass
+    except OSError:
+        pass
+    os.close(port)
+    time.sleep(0.05)
+"""
+LIES = {
+    "garbage": "os.urandom(200000)",
+    "a length of 4 GiB": "b'SPF1' + bytes([1, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]) + b'{}' * 1000",
+    "nothing": "b''",
+}
+
+
+class Misfortunes(unittest.TestCase):
+    """One guest for all; every method leaves it able to be backed up, which tearDown() tries."""
+
+    scratch = None
+    libvirtd = None
+    guest = None
+    companion = None
+
+    def setUp(self):
+        self.listed = self.companion.json("list")
+
+    def tearDown(self):
+        self.assertIn("running", self.libvirtd.virsh("domstate", self.guest.name).stdout)
+        manifest = self.companion.backup(self.guest.name, "--no-trees", "--no-dumps", "--require", "application")
+        self.assertTrue(all(disk["incremental"] for disk in manifest["disks"] if disk["format"] == "qcow2"), manifest)
+        self.assertNotIn("org.stillpoint.agent.0", self.libvirtd.virsh("dumpxml", self.guest.name).stdout)
+
+    def fails(self, code, *arguments, companion=None, says=""):
+        """A backup that ends with that code, one line that says why, and nothing listed, in a guest that writes on."""
+        companion = companion or self.companion
+        done = companion.run("backup", self.guest.name, "--no-trees", *arguments, check=False)
+        self.failed(done.returncode, done.stderr, code, says)
+        return done
+
+    def failed(self, status, errors, code, says=""):
+        self.assertEqual(status, code, errors)
+        self.assertEqual(len([line for line in errors.splitlines() if line.startswith("stillpoint: ")]), 1, errors)
+        self.assertIn(says, errors)
+        self.assertEqual(self.companion.json("list"), self.listed)
+        self.writes_on()
+
+    def writes_on(self):
+        self.guest.sh("touch /srv/written /var/lib/postgresql/written /written && sync && rm /srv/written", 60)
+
+    def start_backup(self, *arguments):
+        command = [self.companion.program, "backup", self.guest.name, "--no-trees", "--no-dumps", *arguments]
+        command += ["--repository", self.companion.repository, "--connect", self.libvirtd.uri]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.kill)
+        return process
+
+    def job_runs(self):
+        return "None" not in self.libvirtd.virsh("domjobinfo", self.guest.name).stdout.split()
+
+    @contextlib.contextmanager
+    def impostor(self, lie):
+        self.guest.write_file("/run/impostor", IMPOSTOR.encode())
+        self.guest.sh(
+            "systemctl stop stillpoint-agent\n"
+            f'systemd-run -q --collect --unit=impostor python3 /run/impostor "{lie}"'
+        )
+        try:
+            yield
+        finally:
+            self.guest.sh("systemctl stop impostor; systemctl start stillpoint-agent")
+
+    def test_a_channel_that_lies(self):
+        for what, lie in LIES.items():
+            with self.subTest(what), self.impostor(lie):
+                self.fails(QUIESCE, "--require", "application", says="application is required")
+                if what == "nothing":  # without our agent its hook lets nobody freeze
+                    self.fails(QUIESCE, "--require", "filesystem", says="could not be frozen")
+
+    def test_an_agent_that_hangs(self):
+        pid = self.guest.sh("systemctl show -P MainPID stillpoint-agent").strip()
+        self.guest.sh(f"kill -STOP {pid}")
+        try:
+            self.fails(QUIESCE, says="could not be frozen")
+        finally:
+            self.guest.sh(f"kill -CONT {pid}")
+
+    def test_a_repository_without_room(self):
+        small = self.scratch / "small"
+        small.mkdir()
+        run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small], 10)
+        try:
+            companion = Companion(self.companion.program, self.companion.uri, small / "repository")
+            companion.init()
+            self.fails(STORAGE, companion=companion, says="make room")
+            self.assertEqual(companion.json("list"), [])
+        finally:
+            run(["umount", small], 10)
+
+    def test_a_job_that_is_aborted(self):
+        backup = self.start_backup("--full")
+        wait_until(self.job_runs, 60, "the backup job", 0.01)
+        self.libvirtd.virsh("domjobabort", self.guest.name)
+        _output, errors = backup.communicate(timeout=60)
+        self.failed(backup.returncode, errors, CAPTURE)
+
+    def test_the_companion_is_killed_in_the_window(self):
+        backup = self.start_backup()
+        wait_until(lambda: self.guest.qga("guest-fsfreeze-status", check=False) == "frozen", 60, "the freeze", 0.01)
+        backup.send_signal(signal.SIGKILL)
+        backup.wait(10)
+        wait_until(lambda: self.guest.qga("guest-fsfreeze-status", check=False) == "thawed", 60, "the thaw", 0.2)
+        self.writes_on()
+        self.assertEqual(self.companion.json("list"), self.listed)
+
+    def test_the_companion_is_killed_while_it_reads(self):
+        backup = self.start_backup("--full")
+        wait_until(self.job_runs, 60, "the backup job", 0.01)
+        backup.send_signal(signal.SIGKILL)
+        backup.wait(10)
+        self.writes_on()
+        self.assertEqual(self.companion.json("list"), self.listed)
+
+    def test_a_disk_that_comes_and_goes(self):
+        source = next(path for target, _format, path in self.guest.disks if target == "vdc")
+        self.guest.sh("umount /srv")
+        self.libvirtd.virsh("detach-disk", self.guest.name, "vdc")
+        wait_until(lambda: "vdc" not in self.libvirtd.virsh("domblklist", self.guest.name).stdout, 60, "vdc to go", 0.2)
+        try:
+            manifest = self.companion.backup(self.guest.name, "--no-trees", "--no-dumps")
+            self.assertEqual([disk["target"] for disk in manifest["disks"]], ["vda", "vdb"])
+        finally:
+            self.libvirtd.virsh("attach-disk", self.guest.name, source, "vdc", "--subdriver", "raw", "--cache", "unsafe")
+            self.guest.sh("for try in $(seq 50); do mount /srv && exit; sleep 0.2; done; exit 1", 60)
+
+
+class ZLast(unittest.TestCase):
+    """Ends the guest."""
+
+    def test_the_guest_is_destroyed_while_it_is_read(self):
+        companion, guest = Misfortunes.companion, Misfortunes.guest
+        listed = companion.json("list")
+        command = [companion.program, "backup", guest.name, "--full", "--no-trees", "--no-dumps"]
+        command += ["--repository", companion.repository, "--connect", companion.uri]
+        backup = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        job = ["domjobinfo", guest.name]
+        wait_until(lambda: "None" not in guest.libvirtd.virsh(*job).stdout.split(), 60, "the backup job", 0.01)
+        guest.libvirtd.virsh("destroy", guest.name)
+        _output, errors = backup.communicate(timeout=60)
+        self.assertEqual(backup.returncode, CAPTURE, errors)
+        self.assertEqual(companion.json("list"), listed)
+        self.assertEqual(companion.backup(guest.name, "--no-trees")["grade"], "crash")
+
+
+def main():
+    unwind_on_signals()
+    skip_unless_possible()
+    image = guest_image(build_packages("--agent-only")["stillpoint-agent"])
+    kind = domain_type(image)
+    with scratch_directory() as scratch, Libvirtd(scratch / "libvirtd") as libvirtd:
+        companion = Companion(built_companion(), libvirtd.uri, scratch / "repository")
+        companion.init()
+        with Guest(libvirtd, image, "web1", fresh_disks(image, scratch / "web1"), kind, scratch / "web1") as guest:
+            guest.wait_agent()
+            guest.wait_databases()
+            Misfortunes.scratch, Misfortunes.libvirtd = scratch, libvirtd
+            Misfortunes.guest, Misfortunes.companion = guest, companion
+            companion.backup(guest.name, "--no-trees", "--no-dumps")
+            result = unittest.main(argv=sys.argv, exit=False, verbosity=2).result
+            if not result.wasSuccessful():
+                print((scratch / "libvirtd/libvirtd.log").read_text(encoding="utf-8")[-4000:])
+                if "running" in libvirtd.virsh("domstate", "web1").stdout:
+                    print(guest.sh("journalctl -b --no-pager -u stillpoint-agent | tail -n 60", check=False))
+    sys.exit(0 if result.wasSuccessful() else 1)
+
+
+main()
