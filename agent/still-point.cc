@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <thread>
 #include <utility>
 
 namespace stillpoint {
@@ -31,6 +32,8 @@ constexpr std::chrono::seconds engine_grace{3};
 constexpr std::chrono::seconds sync_limit{5};
 /// For the disk to take the report, with every writer held.
 constexpr std::chrono::seconds attest_limit{3};
+/// For writers to write what a barrier would have kept out, when a test conceals that there is none.
+constexpr std::chrono::milliseconds concealed_time{1500};
 /// The watchdog thaws at the deadline; the agent looks after it.
 constexpr std::chrono::milliseconds after_the_watchdog{300};
 
@@ -283,6 +286,7 @@ void StillPoint::attest(Done done) {
   overdue_ =
       Source::after(attest_limit, [this] { std::exchange(give_up_, {})("the report could not be written in time"); });
   run_blocking({[this, attested] {
+                 if (config_.conceal_open_barrier) std::this_thread::sleep_for(concealed_time);
                  write_report(config_.report_path, *attested);
                  watchdog_->arm(config_.guest_deadline);
                }},
