@@ -88,11 +88,8 @@ class PartialFile {
 
   void complete() {
     sync_file(fd_.get(), name());
-    const unsigned flags = overwrite_ ? 0 : RENAME_NOREPLACE;
-    int result = ::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(), flags);
-    // Some network file systems know no flags.
-    if (result != 0 && errno == EINVAL && flags != 0) result = ::rename(partial_.c_str(), path_.c_str());
-    if (result != 0) throw_storage_errno(fmt::format("cannot name {}", name()), errno);
+    if ((overwrite_ ? ::rename(partial_.c_str(), path_.c_str()) : rename_without_replacing(partial_, path_)) != 0)
+      throw_storage_errno(fmt::format("cannot name {}", name()), errno);
     complete_ = true;
     sync_directory(path_.parent_path());
   }
@@ -242,6 +239,9 @@ std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, 
   const bool is_device = ::stat(path.c_str(), &status) == 0 && S_ISBLK(status.st_mode);
   if (is_device && format != "raw")
     throw UsageError(fmt::format("{} is a block device: only raw is written there", path.native()), "use --format raw");
+  if (is_device && !overwrite)
+    throw UsageError(fmt::format("{} is a block device: what it holds would be lost", path.native()),
+                     "look at it, then use --overwrite");
   if (is_device) return std::make_unique<BlockDevice>(path, size);
   if (format == "raw") return std::make_unique<RawFile>(path, size, overwrite);
   return std::make_unique<Qcow2File>(path, size, overwrite);

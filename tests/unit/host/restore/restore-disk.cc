@@ -140,7 +140,9 @@ TEST_CASE("a block device is written whole, holes as zeros, and not while it is 
   make_sparse(scratch / "disk", 20 << 20, {{100, 5000}, {7 << 20, 3 << 20}, {(20 << 20) - 512, 512}});
   NbdDisk disk = NbdDisk::image(scratch / "disk", "raw");
   Progress progress;
-  restore_disk(disk, device, "raw", false, progress);
+  CHECK_THROWS_WITH_AS(restore_disk(disk, device, "raw", false, progress), doctest::Contains("would be lost"),
+                       UsageError);
+  restore_disk(disk, device, "raw", true, progress);
   scratch.run("cmp -n $((20 << 20)) disk backing; [ $(tail -c 4M backing | tr -d '\\377' | wc -c) = 0 ]");
 
   CHECK_THROWS_AS(restore_disk(disk, device, "qcow2", true, progress), UsageError);
