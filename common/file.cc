@@ -68,6 +68,23 @@ void sync_directory(const std::filesystem::path& path) {
   sync_file(open_directory(path).get(), path.native());
 }
 
+int rename_without_replacing(const std::filesystem::path& from, const std::filesystem::path& to) noexcept {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return 0;
+  if (errno != EINVAL && errno != ENOSYS) return -1;
+  // NFS and others know no flags. A link does not replace either, but directories and some file systems have none.
+  if (::link(from.c_str(), to.c_str()) == 0) {
+    ::unlink(from.c_str());
+    return 0;
+  }
+  if (errno == EEXIST) return -1;
+  struct stat status {};
+  if (::lstat(to.c_str(), &status) == 0) {
+    errno = EEXIST;
+    return -1;
+  }
+  return ::rename(from.c_str(), to.c_str());
+}
+
 std::string read_text(const std::filesystem::path& path, std::size_t limit) {
   const UniqueFd fd = open_file(path, O_RDONLY);
   std::string text;

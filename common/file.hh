@@ -52,6 +52,9 @@ void pwrite_all(int fd, std::span<const std::byte> buffer, std::uint64_t offset,
 void sync_file(int fd, std::string_view name);
 void sync_directory(const std::filesystem::path& path);
 
+/// rename(2) that fails with EEXIST instead of replacing, as well as the file system can. Returns -1 with errno.
+[[nodiscard]] int rename_without_replacing(const std::filesystem::path& from, const std::filesystem::path& to) noexcept;
+
 /// The whole file as text, refused when it is longer than `limit` bytes. Throws Error.
 [[nodiscard]] std::string read_text(const std::filesystem::path& path, std::size_t limit);
 

@@ -53,8 +53,7 @@ class PartialDirectory {
   void complete(int fd) {
     // One call for the whole tree, instead of one for every file.
     if (::syncfs(fd) != 0) throw_storage_errno(fmt::format("cannot sync {}", partial_.native()), errno);
-    if (::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, target_.c_str(), RENAME_NOREPLACE) != 0 &&
-        (errno != EINVAL || ::rename(partial_.c_str(), target_.c_str()) != 0))
+    if (rename_without_replacing(partial_, target_) != 0)
       throw_storage_errno(fmt::format("cannot name {}", target_.native()), errno);
     complete_ = true;
     sync_directory(target_.parent_path());

@@ -37,15 +37,8 @@ void check_output_path(const std::filesystem::path& path, bool overwrite) {
 }
 
 void rename_new(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return;
+  if (rename_without_replacing(from, to) == 0) return;
   if (errno == EEXIST) throw UsageError(fmt::format("{} exists", to.native()), "name another target");
-  if (errno == EINVAL || errno == ENOSYS) {
-    // Not every file system knows RENAME_NOREPLACE (NFS): a look and a rename is what is left.
-    struct stat status {};
-    if (::lstat(to.c_str(), &status) == 0)
-      throw UsageError(fmt::format("{} exists", to.native()), "name another target");
-    if (::rename(from.c_str(), to.c_str()) == 0) return;
-  }
   throw_storage_errno(fmt::format("cannot make {}", to.native()), errno);
 }
 

@@ -105,7 +105,7 @@ void TreeDirectory::publish(std::string_view still_point, std::vector<TreeRecord
   make_directories(domain);
   const UniqueFd directory = open_directory(staging_);
   if (::syncfs(directory.get()) != 0) throw_storage_errno(fmt::format("cannot sync {}", staging_.native()), errno);
-  if (::renameat2(AT_FDCWD, staging_.c_str(), AT_FDCWD, (repository_ / place).c_str(), RENAME_NOREPLACE) != 0)
+  if (rename_without_replacing(staging_, repository_ / place) != 0)
     throw_storage_errno(fmt::format("cannot rename {} to {}", staging_.native(), place.native()), errno);
   published_ = repository_ / place;
   sync_directory(domain);

@@ -55,15 +55,6 @@ void make_directories(const fs::path& root, const fs::path& below) {
     make_directory(path /= part);
 }
 
-/// Renames without replacing; file systems that cannot do so by rename can by a link.
-int publish(const char* from, const char* to) {
-  if (::renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) return 0;
-  if (errno != EINVAL && errno != ENOSYS) return -1;
-  if (::link(from, to) != 0) return -1;
-  ::unlink(from);
-  return 0;
-}
-
 class DirectoryWriter : public ObjectWriter {
  public:
   DirectoryWriter(const fs::path& root, std::string name)
@@ -88,16 +79,22 @@ class DirectoryWriter : public ObjectWriter {
   void commit() override {
     sync_file(fd_.get(), temporary_.native());
     const fs::path target = root_ / name_;
-    if (publish(temporary_.c_str(), target.c_str()) != 0) {
+    if (rename_without_replacing(temporary_, target) != 0) {
       const int failure = errno;
       if (failure != ENOENT) throw_storage_errno(fmt::format("cannot create {}", target.native()), failure);
       make_directories(root_, fs::path(name_).parent_path());
-      if (publish(temporary_.c_str(), target.c_str()) != 0)
+      if (rename_without_replacing(temporary_, target) != 0)
         throw_storage_errno(fmt::format("cannot create {}", target.native()), errno);
     }
     published_ = true;
-    sync_directory(target.parent_path());
     fd_.reset();
+    try {
+      sync_directory(target.parent_path());
+    } catch (...) {
+      // The caller is told that it is not there: then it must not be.
+      ::unlink(target.c_str());
+      throw;
+    }
   }
 
  private:
@@ -190,7 +187,8 @@ DirectoryStore::DirectoryStore(const fs::path& path, StoreAccess access) : root_
   if (there && !S_ISDIR(info.st_mode)) throw ConfigError(fmt::format("{} is not a directory", root_.native()));
   if (access == StoreAccess::create) {
     if (!there) {
-      if (::mkdir(root_.c_str(), 0755) != 0)
+      // A disk holds its guest's secrets, and a tree its set-user-ID programs.
+      if (::mkdir(root_.c_str(), 0700) != 0)
         throw_storage_errno(fmt::format("cannot create {}", root_.native()), errno);
       sync_directory(fs::absolute(root_).parent_path());
     } else if (!is_free(root_)) {
