@@ -3,6 +3,7 @@
 
 #include "common/file.hh"
 #include "common/log-writer.hh"
+#include "common/text.hh"
 
 #include <glib.h>
 #include <unistd.h>
@@ -72,7 +73,7 @@ void write_line(LogLevel level, std::string_view text) {
     g_log_writer_journald(glib_level(level), fields.data(), fields.size(), nullptr);
     return;
   }
-  std::string line = fmt::format("{}{}", prefix(level), text);
+  std::string line = prefix(level) + printable(text);
   {
     const std::lock_guard lock(writer_mutex);
     if (writer) return writer(line);

@@ -13,6 +13,7 @@ namespace {
 constexpr std::uint64_t format_version = 1;
 constexpr std::size_t max_name = 1024;
 constexpr std::size_t max_reason = 4096;
+constexpr std::uint64_t max_hook_ms = 24 * 3600 * 1000;
 constexpr std::size_t max_databases = 4096;
 
 WallTime time_field(const Json& json, std::string_view field) {
@@ -132,7 +133,7 @@ Report parse_report(const Json& json) {
   report.failure = json_string_or(json, "failure", "", max_reason);
   for (const Json& h : json_array(json, "site_hooks", 1000))
     report.site_hooks.push_back({json_string(h, "name", max_name),
-                                 std::chrono::milliseconds(json_uint_or(h, "took_ms", 0)),
+                                 std::chrono::milliseconds(json_uint_or(h, "took_ms", 0, max_hook_ms)),
                                  json_string_or(h, "failure", "", max_reason)});
   for (const Json& d : json_array(json, "databases", max_databases))
     report.databases.push_back(parse_database(d));

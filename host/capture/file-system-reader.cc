@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "common/text.hh"
 #include "host/capture/tree-wire.hh"
 #include "host/capture/tree-worker.hh"
 
@@ -16,14 +17,6 @@ namespace stillpoint {
 namespace {
 
 constexpr std::size_t most_warnings = 100;
-
-/// Text of the worker's for a person: one line of printable bytes.
-std::string printable(std::string_view text) {
-  std::string result(text);
-  std::replace_if(
-      result.begin(), result.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; }, '?');
-  return result;
-}
 
 /// Turns depths and names into paths. As a path is made of those of the directories before it, no entry can lie
 /// outside the walk or come before its parent.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "common/text.hh"
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -17,10 +19,6 @@ namespace stillpoint {
 
 /// Bytes from "262144", "256K", "256KiB", "4M", "1G": binary units, as chunk sizes are. Throws UsageError.
 [[nodiscard]] std::uint64_t parse_size(std::string_view text);
-
-/// `text` as it may be shown on a terminal: control characters and bytes that are no UTF-8 as \xNN. Names, reasons and
-/// warnings come from guests, and an escape sequence in one must not reach the operator's terminal.
-[[nodiscard]] std::string printable(std::string_view text);
 
 /// Columns that printable() text takes: code points, which is right for what names are made of.
 [[nodiscard]] std::size_t display_width(std::string_view text);

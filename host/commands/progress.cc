@@ -187,7 +187,7 @@ void Progress::note(std::string_view text) {
   if (screen_)
     screen_->note(text);
   else
-    log_info("{}", printable(text));
+    log_info("{}", text);
 }
 
 }  // namespace stillpoint
