@@ -109,7 +109,7 @@ void require_no_job(const Domain& domain) {
 }
 
 BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch)
-    : domain_(domain), plan_(std::move(plan)) {
+    : domain_(domain), plan_(std::move(plan)), scratch_(scratch) {
   if (plan_.disks.empty()) throw CaptureError(fmt::format("{} has no disk to back up", domain_.name()));
   const DomainDefinition definition = parse_domain_xml(domain_.xml(), true);
   for (const DomainDisk& disk : definition.disks)
@@ -119,7 +119,7 @@ BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesyste
   for (const BackupDisk& disk : plan_.disks)
     if (std::find(all_targets_.begin(), all_targets_.end(), disk.target) == all_targets_.end())
       throw CaptureError(fmt::format("{} has no disk {} any more", domain_.name(), disk.target), "try again");
-  directory_ = std::make_unique<JobDirectory>(scratch, definition.owner);
+  directory_ = std::make_unique<JobDirectory>(scratch_);
   const Space space = space_of(directory_->path());
   if (space.free < 2 * scratch_floor(space.size))
     throw CaptureError(fmt::format("only {} MiB are free in scratch directory {}", space.free >> 20, scratch.native()),
@@ -128,30 +128,28 @@ BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesyste
     sizes_[disk.target] = disk.size;
   owner_ = definition.owner;
   require_no_job(domain_);
-  make_scratch_files();
+  fill_directory();
 }
 
-void BackupJob::make_scratch_files() const {
+void BackupJob::fill_directory() {
+  std::vector<std::filesystem::path> files;
   for (const BackupDisk& disk : plan_.disks) {
-    const std::filesystem::path path = scratch_file(directory_->path(), disk.target);
-    std::error_code ignored;
-    std::filesystem::remove(path, ignored);
+    files.push_back(scratch_file(directory_->path(), disk.target));
     try {
-      create_qcow2(path, sizes_.at(disk.target));
+      create_qcow2(files.back(), sizes_.at(disk.target));
     } catch (const StorageError& error) {
       throw CaptureError(error.what(), error.hint());
     }
-    if (owner_ && ::geteuid() == 0 && ::chown(path.c_str(), owner_->user, owner_->group) != 0)
-      throw_errno<CaptureError>(fmt::format("cannot give QEMU's user {}", path.native()));
   }
+  directory_->give_to(owner_, files);
 }
 
 void BackupJob::begin() {
   const auto begun = SteadyClock::now();
   require_no_job(domain_);
+  running_ = true;  // whatever libvirt leaves of one that fails has to be ended too
   begin_somehow();
   start_took_ = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
-  running_ = true;
   watch_ = std::make_unique<ScratchWatch>(domain_, directory_->path());
 }
 
@@ -159,8 +157,6 @@ void BackupJob::begin_somehow() {
   while (true) {
     const std::string checkpoint = plan_.checkpoint.empty() ? std::string() : checkpoint_xml(plan_, all_targets_);
     const auto answer = try_to_begin(domain_, backup_xml(plan_, directory_->path(), all_targets_), checkpoint);
-    // Only then may something be there that is ours: libvirt undoes what it refuses.
-    if (!answer || answer->connection_lost()) end();
     if (!answer) throw CaptureError(fmt::format("libvirt does not begin the backup job of {} in time", domain_.name()));
     const VirtFault& fault = *answer;
     if (fault.code == 0) return;
@@ -169,8 +165,9 @@ void BackupJob::begin_somehow() {
       throw Locked(virt_message(what, fault), "another program began a job just now: virsh domjobinfo");
     if (!is_about_bitmaps(fault) || (!read_more_in_full(fault.message) && !do_without_checkpoint(fault.message)))
       throw_virt<CaptureError>(what, fault);
-    // What libvirt has undone may have left something in them.
-    make_scratch_files();
+    // What libvirt has undone may have left something in the scratch files.
+    directory_ = std::make_unique<JobDirectory>(scratch_);
+    fill_directory();
   }
 }
 
@@ -207,7 +204,10 @@ void BackupJob::end() noexcept {
   try {
     watch_.reset();
     running_ = false;
-    if (!end_job(domain_, directory_->socket()))
+    const std::string socket = directory_->socket();
+    // First: without its scratch files a job that libvirt has yet to begin does not begin.
+    directory_.reset();
+    if (!end_job(domain_, socket))
       log_error("the backup job of {} does not end: virsh domjobabort {}", domain_.name(), domain_.name());
     if (!plan_.checkpoint.empty()) remove_checkpoint(domain_, plan_.checkpoint);
   } catch (const std::exception& error) {

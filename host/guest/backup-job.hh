@@ -81,7 +81,7 @@ class BackupJob {
   void keep_checkpoint(const std::string& old);
 
  private:
-  void make_scratch_files() const;
+  void fill_directory();
   void begin_somehow();
   [[nodiscard]] bool read_more_in_full(const std::string& message);
   [[nodiscard]] bool do_without_checkpoint(const std::string& message);
@@ -89,6 +89,7 @@ class BackupJob {
 
   Domain domain_;
   BackupPlan plan_;
+  std::filesystem::path scratch_;
   std::vector<std::string> all_targets_;
   std::optional<UserAndGroup> owner_;           ///< of QEMU's files
   std::map<std::string, std::uint64_t> sizes_;  ///< of all disks, bytes

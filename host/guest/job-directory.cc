@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <string>
@@ -24,7 +25,7 @@ constexpr std::string_view lock_name = "owner.lock";
 
 }  // namespace
 
-JobDirectory::JobDirectory(const std::filesystem::path& scratch, const std::optional<UserAndGroup>& owner) {
+JobDirectory::JobDirectory(const std::filesystem::path& scratch) {
   std::string name = std::filesystem::absolute(scratch) / (std::string(name_begin) + "XXXXXX");
   if (name.size() + sizeof "/nbd.sock" > sizeof(sockaddr_un::sun_path))
     throw CaptureError(fmt::format("the path of scratch directory {} is too long for a socket in it", scratch.native()),
@@ -36,15 +37,24 @@ JobDirectory::JobDirectory(const std::filesystem::path& scratch, const std::opti
   try {
     lock_ = open_file(path_ / lock_name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) throw_errno<CaptureError>("cannot lock " + name);
-    // Searchable for root's helpers, writable for QEMU, which makes the socket in it.
-    if (::chmod(path_.c_str(), 0711) != 0) throw_errno<CaptureError>("cannot change the mode of " + name);
-    if (owner && ::geteuid() == 0 && ::chown(path_.c_str(), owner->user, owner->group) != 0)
-      throw_errno<CaptureError>("cannot give QEMU's user the directory " + name);
   } catch (...) {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
     throw;
   }
+}
+
+void JobDirectory::give_to(const std::optional<UserAndGroup>& owner,
+                           const std::vector<std::filesystem::path>& files) const {
+  const auto give = [&](const std::filesystem::path& path) {
+    if (owner && ::geteuid() == 0 && ::chown(path.c_str(), owner->user, owner->group) != 0)
+      throw_errno<CaptureError>(fmt::format("cannot give QEMU's user {}", path.native()));
+  };
+  std::for_each(files.begin(), files.end(), give);
+  // Searchable for root's helpers.
+  if (::chmod(path_.c_str(), 0711) != 0)
+    throw_errno<CaptureError>(fmt::format("cannot change the mode of {}", path_.native()));
+  give(path_);  // last: as long as it is ours, what is in it is what we put there
 }
 
 JobDirectory::~JobDirectory() {

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <vector>
 
 namespace stillpoint {
 
@@ -13,11 +14,15 @@ namespace stillpoint {
 /// owns. A lock file in it tells whether the companion that made it lives.
 class JobDirectory {
  public:
-  /// Makes one below `scratch`. Throws CaptureError.
-  JobDirectory(const std::filesystem::path& scratch, const std::optional<UserAndGroup>& owner);
+  /// Makes one below `scratch`, ours alone. Throws CaptureError.
+  explicit JobDirectory(const std::filesystem::path& scratch);
   JobDirectory(const JobDirectory&) = delete;
   JobDirectory& operator=(const JobDirectory&) = delete;
   ~JobDirectory();
+
+  /// Gives QEMU's user the directory, to make the socket in it, and `files`, which are in it. From then on it may hold
+  /// anything: open nothing in it by name. Throws CaptureError.
+  void give_to(const std::optional<UserAndGroup>& owner, const std::vector<std::filesystem::path>& files) const;
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] std::filesystem::path socket() const { return path_ / "nbd.sock"; }

@@ -33,8 +33,15 @@ class Scratch {
 TEST_CASE("the directory is QEMU's, and goes with what lies in it") {
   const Scratch scratch;
   {
-    const JobDirectory directory(scratch.path(), UserAndGroup{::geteuid() == 0 ? 4711U : ::geteuid(), ::getegid()});
+    const JobDirectory directory(scratch.path());
     struct stat found {};
+    REQUIRE(::stat(directory.path().c_str(), &found) == 0);
+    CHECK((found.st_mode & 07777) == 0700);
+    std::ofstream(directory.path() / "vdb.scratch") << "nothing yet";
+    directory.give_to(UserAndGroup{::geteuid() == 0 ? 4711U : ::geteuid(), ::getegid()},
+                      {directory.path() / "vdb.scratch"});
+    REQUIRE(::stat((directory.path() / "vdb.scratch").c_str(), &found) == 0);
+    CHECK(found.st_uid == (::geteuid() == 0 ? 4711U : ::geteuid()));
     REQUIRE(::stat(directory.path().c_str(), &found) == 0);
     CHECK((found.st_mode & 07777) == 0711);
     CHECK(found.st_uid == (::geteuid() == 0 ? 4711U : ::geteuid()));
@@ -45,7 +52,7 @@ TEST_CASE("the directory is QEMU's, and goes with what lies in it") {
 
 TEST_CASE("only the directory of a companion that has died is abandoned") {
   const Scratch scratch;
-  auto living = std::make_unique<JobDirectory>(scratch.path(), std::nullopt);
+  auto living = std::make_unique<JobDirectory>(scratch.path());
   CHECK(JobDirectory::abandoned(living->socket()).empty());
   // What SIGKILL leaves: the files without the lock.
   const std::filesystem::path dead = scratch.path() / "stillpoint-job-dead00";
@@ -60,6 +67,6 @@ TEST_CASE("only the directory of a companion that has died is abandoned") {
 }
 
 TEST_CASE("a scratch directory that cannot be used") {
-  CHECK_THROWS_AS(JobDirectory("/nonexistent", std::nullopt), CaptureError);
-  CHECK_THROWS_AS(JobDirectory("/" + std::string(100, 'x'), std::nullopt), CaptureError);
+  CHECK_THROWS_AS(JobDirectory("/nonexistent"), CaptureError);
+  CHECK_THROWS_AS(JobDirectory("/" + std::string(100, 'x')), CaptureError);
 }
