@@ -20,9 +20,12 @@ constexpr std::chrono::milliseconds finish_limit = 5s;
 class AgentClient::Channel {
  public:
   Channel(const Domain& domain, const Deadline& deadline)
-      : port(domain, deadline),
-        bridge(domain, std::string(protocol::port_name)),
-        conversation(bridge.take_socket(), deadline) {}
+      : port(domain, deadline), bridge(domain, std::string(protocol::port_name)), conversation(opened(), deadline) {}
+
+  UniqueFd opened() {
+    port.take_over();
+    return bridge.take_socket();
+  }
 
   AgentPort port;
   StreamBridge bridge;
@@ -36,10 +39,6 @@ AgentClient::~AgentClient() {
   if (const std::string held = channel_->conversation.held(); !held.empty()) finish(held);
 }
 
-const std::string& AgentClient::agent_version() const noexcept {
-  return channel_->conversation.agent_version();
-}
-
 AgentClient::Prepared AgentClient::prepare(std::string_view id, const Deadline& deadline) {
   return channel_->conversation.prepare(id, deadline);
 }
@@ -49,8 +48,8 @@ Report AgentClient::report(std::string_view id, const Deadline& deadline) {
 }
 
 void AgentClient::run_dumps(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
-                            std::chrono::milliseconds silence) {
-  channel_->conversation.run_dumps(id, names, sink_for, silence);
+                            std::chrono::milliseconds silence, const std::stop_token& stop) {
+  channel_->conversation.run_dumps(id, names, sink_for, silence, stop);
 }
 
 void AgentClient::finish(std::string_view id) noexcept {

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,8 +30,6 @@ class AgentClient {
   /// finish() for what is still held, with a short limit; then unplugs.
   ~AgentClient();
 
-  [[nodiscard]] const std::string& agent_version() const noexcept;
-
   /// Throws QuiesceError with the agent's words, Unreachable.
   [[nodiscard]] Prepared prepare(std::string_view id, const Deadline& deadline);
   /// After the thaw. Throws QuiesceError when the agent has none for that id.
@@ -38,9 +37,9 @@ class AgentClient {
 
   /// Streams dumps, several at once, each with a bounded window of credit. `sink_for` is called once a name, when its
   /// stream starts. A stream that stalls for longer than `silence` fails; the others go on. Throws Unreachable when the
-  /// channel breaks.
+  /// channel breaks, Interrupted after a stop.
   void run_dumps(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
-                 std::chrono::milliseconds silence);
+                 std::chrono::milliseconds silence, const std::stop_token& stop);
 
   /// Lets the agent close its database snapshots. Never throws; bounded.
   void finish(std::string_view id) noexcept;

@@ -115,7 +115,8 @@ void AgentConversation::say_hello(const Deadline& deadline) {
     } catch (const ProtocolError&) {
       decoder_.synchronise();  // not said to us: rests of an earlier connection
     }
-    if (!pump(deadline.at_most(hello_interval)) && deadline.passed())
+    static_cast<void>(pump(deadline.at_most(hello_interval)));
+    if (deadline.passed())
       throw Unreachable(complaint.empty() ? "no stillpoint-agent answers in the guest"
                                           : fmt::format("the agent refuses the connection: {}", complaint),
                         "look whether it is installed and runs: systemctl status stillpoint-agent");
@@ -163,7 +164,9 @@ Json AgentConversation::ask(std::string_view type, std::string_view answer, Json
                            "the guest's journal says more: journalctl -u stillpoint-agent");
       // Late answers to what we no longer wait for, and words of a later agent: no harm in them.
     }
-    if (!pump(deadline) && deadline.passed())
+    static_cast<void>(pump(deadline));
+    // Whatever else it may say meanwhile.
+    if (deadline.passed())
       throw Unreachable(fmt::format("the agent does not answer '{}' in time", type),
                         "look at the guest's journal: journalctl -u stillpoint-agent");
   }
@@ -185,8 +188,9 @@ Report AgentConversation::report(std::string_view id, const Deadline& deadline) 
 }
 
 void AgentConversation::run_dumps(std::string_view id, const std::vector<std::string>& names,
-                                  const DumpSinkFor& sink_for, std::chrono::milliseconds silence) {
-  DumpRun(*this, std::string(id), names, sink_for, silence).run();
+                                  const DumpSinkFor& sink_for, std::chrono::milliseconds silence,
+                                  const std::stop_token& stop) {
+  DumpRun(*this, std::string(id), names, sink_for, silence, stop).run();
 }
 
 void AgentConversation::finish(std::string_view id, const Deadline& deadline) {

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -65,7 +66,7 @@ class AgentConversation {
   [[nodiscard]] PreparedDatabases prepare(std::string_view id, const Deadline& deadline);
   [[nodiscard]] Report report(std::string_view id, const Deadline& deadline);
   void run_dumps(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
-                 std::chrono::milliseconds silence);
+                 std::chrono::milliseconds silence, const std::stop_token& stop);
   /// Throws Unreachable, QuiesceError.
   void finish(std::string_view id, const Deadline& deadline);
 

@@ -46,7 +46,7 @@ AgentPort::AgentPort(const Domain& domain, const Deadline& deadline) : domain_(d
   if (!find_port(domain_.xml(), true))
     plug_in(deadline);
   else
-    plugged_in_ = !is_defined(domain_.state()->reach().get());
+    left_behind_ = !is_defined(domain_.state()->reach().get());
 }
 
 void AgentPort::plug_in(const Deadline& deadline) {

@@ -26,8 +26,13 @@ constexpr std::chrono::milliseconds cancel_limit = 5s;
 }  // namespace
 
 DumpRun::DumpRun(AgentConversation& conversation, std::string id, const std::vector<std::string>& names,
-                 const DumpSinkFor& sink_for, std::chrono::milliseconds silence)
-    : conversation_(conversation), id_(std::move(id)), names_(names), sink_for_(sink_for), silence_(silence) {}
+                 const DumpSinkFor& sink_for, std::chrono::milliseconds silence, const std::stop_token& stop)
+    : conversation_(conversation),
+      id_(std::move(id)),
+      names_(names),
+      sink_for_(sink_for),
+      silence_(silence),
+      stop_(stop) {}
 
 void DumpRun::run() {
   try {
@@ -44,6 +49,7 @@ void DumpRun::run_all() {
   while (true) {
     start_some();
     if (streams_.empty()) return;
+    if (stop_.stop_requested()) throw Interrupted("stopped while dumps were read");
     while (const std::optional<Frame> frame = conversation_.next_frame())
       take(*frame);
     if (streams_.size() < dumps_at_once && (streams_.empty() || started_ < names_.size())) continue;

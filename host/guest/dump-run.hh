@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,7 @@ namespace stillpoint {
 class DumpRun {
  public:
   DumpRun(AgentConversation& conversation, std::string id, const std::vector<std::string>& names,
-          const DumpSinkFor& sink_for, std::chrono::milliseconds silence);
+          const DumpSinkFor& sink_for, std::chrono::milliseconds silence, const std::stop_token& stop);
 
   void run();
 
@@ -51,6 +52,7 @@ class DumpRun {
   const std::vector<std::string>& names_;
   const DumpSinkFor& sink_for_;
   const std::chrono::milliseconds silence_;
+  const std::stop_token& stop_;
   std::size_t started_ = 0;
   Streams streams_;
 };

@@ -72,7 +72,8 @@ bool thaw_round(const std::string& uri, const std::string& uuid) {
     return outcome.thawed;
   } catch (const NotFound&) {
     return true;
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
+    // Whatever it is: a host in trouble is when this process is needed.
     ::syslog(LOG_WARNING, "cannot thaw domain %s yet: %s", uuid.c_str(), error.what());
     return false;
   }

@@ -51,8 +51,8 @@ All dumps_from(const std::vector<std::string>& names, const std::function<void(P
   });
   AgentConversation conversation(agent.take(), Deadline(20s));
   All all;
-  conversation.run_dumps(
-      id, names, [&](const std::string& name) { return std::make_unique<Keep>(all[name]); }, silence);
+  conversation.run_dumps(id, names, [&](const std::string& name) { return std::make_unique<Keep>(all[name]); }, silence,
+                         {});
   return all;
 }
 
@@ -186,7 +186,7 @@ TEST_CASE("a sink that throws cancels all dumps, and the conversation can still 
   });
   AgentConversation conversation(agent.take(), Deadline(20s));
   const DumpSinkFor sink = [](const std::string&) { return std::make_unique<Full>(); };
-  CHECK_THROWS_WITH_AS(conversation.run_dumps(id, {"a/b", "a/c"}, sink, 20s), "disk full", StorageError);
+  CHECK_THROWS_WITH_AS(conversation.run_dumps(id, {"a/b", "a/c"}, sink, 20s, {}), "disk full", StorageError);
   CHECK_NOTHROW(conversation.finish(id, Deadline(20s)));
 }
 
@@ -211,12 +211,26 @@ TEST_CASE("a cancelled stream may send the rest of its credit, and no more") {
   });
   AgentConversation conversation(agent.take(), Deadline(20s));
   Received received;
-  conversation.run_dumps(
-      id, {"a/b"}, [&](const std::string&) { return std::make_unique<Keep>(received); }, 100ms);
+  conversation.run_dumps(id, {"a/b"}, [&](const std::string&) { return std::make_unique<Keep>(received); }, 100ms, {});
   if (good)
     CHECK_NOTHROW(conversation.finish(id, Deadline(20s)));
   else
     CHECK_THROWS_WITH_AS(conversation.finish(id, Deadline(20s)), "the agent sends more than it may", ProtocolError);
+}
+
+TEST_CASE("a stop ends dumps from which nothing comes") {
+  std::stop_source stop;
+  ScriptedAgent agent([&](Port& port) {
+    port.answer_hello();
+    port.receive("dump");
+    stop.request_stop();
+    port.receive("cancel");
+    port.wait_for_close();
+  });
+  AgentConversation conversation(agent.take(), Deadline(20s));
+  Received received;
+  const auto keep = [&](const std::string&) { return std::make_unique<Keep>(received); };
+  CHECK_THROWS_AS(conversation.run_dumps(id, {"a/b"}, keep, 20s, stop.get_token()), Interrupted);
 }
 
 TEST_CASE("a slow sink's time is not the agent's") {
@@ -237,6 +251,5 @@ TEST_CASE("a slow sink's time is not the agent's") {
     port.wait_for_close();
   });
   AgentConversation conversation(agent.take(), Deadline(20s));
-  conversation.run_dumps(
-      id, {"a/b", "a/c"}, [](const std::string&) { return std::make_unique<Slow>(); }, 300ms);
+  conversation.run_dumps(id, {"a/b", "a/c"}, [](const std::string&) { return std::make_unique<Slow>(); }, 300ms, {});
 }
