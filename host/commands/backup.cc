@@ -14,8 +14,11 @@
 #include "host/guest/freeze-window.hh"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <ctime>
+#include <tuple>
 
 namespace stillpoint {
 
@@ -26,6 +29,16 @@ constexpr std::chrono::seconds agent_answer_limit{10};
 /// For discovery, sessions and checkpoints of every database.
 constexpr std::chrono::seconds prepare_limit{60};
 constexpr std::chrono::seconds report_limit{20};
+
+/// Without a readable one all is read in full: a damaged manifest must not end all backups of its domain.
+std::optional<Manifest> latest(Repository& repository, const std::string& domain) {
+  try {
+    return repository.latest(domain);
+  } catch (const Corruption& e) {
+    log_warning("the previous still point of {} is no base: {}", domain, e.what());
+    return std::nullopt;
+  }
+}
 
 /// Everything that one run shares.
 struct Run {
@@ -75,6 +88,13 @@ const DiskRecord* record_of(const std::optional<Manifest>& manifest, const std::
   const auto it = std::find_if(manifest->disks.begin(), manifest->disks.end(),
                                [&](const DiskRecord& d) { return d.target == target; });
   return it == manifest->disks.end() ? nullptr : &*it;
+}
+
+/// The guest's disks are plugged and unplugged while we look.
+void check_same_disks(const Domain& domain, const std::vector<DomainDisk>& disks, const BackupPlan& plan) {
+  const bool same = std::equal(disks.begin(), disks.end(), plan.disks.begin(), plan.disks.end(),
+                               [](const DomainDisk& a, const BackupDisk& b) { return a.target == b.target; });
+  if (!same) throw CaptureError(fmt::format("the disks of {} were changed just now", domain.name()), "try again");
 }
 
 std::unique_ptr<AgentClient> meet_agent(Run& run, const Domain& domain) {
@@ -143,6 +163,9 @@ void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required
     } catch (const QuiesceError& e) {
       if (required > Grade::crash) throw;
       run.evidence.freeze_fault = e.what();
+    } catch (const Unreachable& e) {
+      if (required > Grade::crash) throw;
+      run.evidence.freeze_fault = e.what();
     }
   } else {
     run.evidence.freeze_fault = run.evidence.guest_agent_fault;
@@ -208,18 +231,23 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& disks, const st
 
 void back_up_running(Run& run, const Domain& domain) {
   Manifest& manifest = run.manifest;
+  require_no_job(domain);  // before its agent is disturbed
   const std::vector<DomainDisk> disks = choose_disks(run, domain);
   auto agent = meet_agent(run, domain);
 
   const std::string prefix = fmt::format("stillpoint.{}.", run.repository.id().substr(0, 8));
   const std::string base = run.parent && !run.request.full ? run.parent->checkpoint : std::string();
   std::vector<std::string> known;
-  for (const DomainDisk& disk : disks)
-    if (record_of(run.parent, disk.target) != nullptr) known.push_back(disk.target);
+  for (const DomainDisk& disk : disks) {
+    // Of the same target, but not of another image there: its bitmap may have the same name.
+    const DiskRecord* earlier = record_of(run.parent, disk.target);
+    if (earlier != nullptr && earlier->source == disk.source) known.push_back(disk.target);
+  }
   BackupPlan plan = plan_backup(domain, prefix + manifest.id, base, known);
   std::erase_if(plan.disks, [&](const BackupDisk& d) { return !wanted(run.request, d.target); });
   if (std::none_of(plan.disks.begin(), plan.disks.end(), [](const BackupDisk& d) { return d.checkpoint; }))
     plan.checkpoint.clear();
+  check_same_disks(domain, disks, plan);
   const std::vector<GuestFileSystem> mounted =
       run.evidence.guest_agent_fault.empty() ? domain.guest_file_systems() : std::vector<GuestFileSystem>();
 
@@ -260,7 +288,35 @@ void back_up_running(Run& run, const Domain& domain) {
   }
 }
 
-void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::string& full_reason) {
+/// Throws CaptureError when one of these files has been written to since.
+class WriteWatch {
+ public:
+  explicit WriteWatch(const std::vector<DiskImage>& images) {
+    for (const DiskImage& image : images)
+      seen_.emplace_back(image.path, state_of(image.path));
+  }
+  void check() const {
+    for (const auto& [path, state] : seen_)
+      if (state_of(path) != state)
+        throw CaptureError(fmt::format("{} was written to while it was read", path.native()),
+                           "try again while nobody uses it, or while its domain runs under libvirt");
+  }
+
+ private:
+  /// A block device tells nothing, and is always the same.
+  using State = std::tuple<std::time_t, long, std::uint64_t>;
+  static State state_of(const std::filesystem::path& path) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return {};
+    return {status.st_mtim.tv_sec, status.st_mtim.tv_nsec, static_cast<std::uint64_t>(status.st_size)};
+  }
+
+  std::vector<std::pair<std::filesystem::path, State>> seen_;
+};
+
+void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::string& full_reason,
+                    const std::function<void()>& check_source) {
+  const WriteWatch watch(images);
   run.manifest.instant = wall_now();
   run.evidence.at_rest = full_reason;
   const Grade required = required_grade(run);
@@ -269,17 +325,22 @@ void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::s
   for (const DiskImage& image : images)
     sources.push_back({image.target, image.path.native(), image.format, full_reason, std::nullopt,
                        [image] { return NbdDisk::image(image.path, image.format); }});
-  capture_and_commit(run, sources, {}, nullptr, [] {});
+  capture_and_commit(run, sources, {}, nullptr, [&] {
+    check_source();
+    watch.check();
+  });
 }
 
 void back_up_shut_off(Run& run, const Domain& domain) {
   std::vector<DiskImage> images;
   for (const DomainDisk& disk : choose_disks(run, domain))
     images.push_back({disk.target, disk.source, disk.format});
-  // What changed since that checkpoint includes what will change since now: it stays a right base, for a map that is
-  // newer.
-  if (run.parent) run.manifest.checkpoint = run.parent->checkpoint;
-  back_up_images(run, images, "the domain is shut off");
+  // Without a checkpoint: that of the parent would belong to an older map, and to a copy of the image that somebody may
+  // put back.
+  back_up_images(run, images, "the domain is shut off", [&] {
+    if (domain.running())
+      throw CaptureError(fmt::format("{} was started while its disks were read", domain.name()), "try again");
+  });
 }
 
 }  // namespace
@@ -292,8 +353,8 @@ Manifest take_still_point(const BackupRequest& request, Repository& repository, 
   run.manifest.program_version = STILLPOINT_VERSION;
   if (!request.images.empty()) {
     static_cast<void>(repository.free_name(request.domain, wall_now()));  // refuses a bad name before the work
-    run.parent = repository.latest(request.domain);
-    back_up_images(run, request.images, "an image without a guest");
+    run.parent = latest(repository, request.domain);
+    back_up_images(run, request.images, "an image without a guest", [] {});
     return run.manifest;
   }
   Connection libvirt(request.uri);
@@ -301,7 +362,7 @@ Manifest take_still_point(const BackupRequest& request, Repository& repository, 
   run.manifest.domain = domain.name();
   run.manifest.domain_uuid = domain.uuid();
   run.manifest.domain_xml = domain.xml();
-  run.parent = repository.latest(domain.name());
+  run.parent = latest(repository, domain.name());
   // Another domain of the same name: nothing of it can be a base.
   if (run.parent && run.parent->domain_uuid != domain.uuid()) run.parent.reset();
   if (domain.running())

@@ -402,6 +402,31 @@ class OnAnotherRepository(unittest.TestCase):
         self.assertEqual(self.call("show", names[0]).returncode, 9)
         self.assertEqual(self.call("show", names[1]).returncode, 0)
 
+    def test_a_damaged_manifest_ends_no_backups(self):
+        self.assertEqual(self.backup().returncode, 0)
+        newest = next(path for path in (self.repository / "manifests").rglob("*") if path.is_file())
+        newest.chmod(0o644)
+        newest.write_bytes(newest.read_bytes()[:-20])
+        time.sleep(1.1)
+        done = self.backup()
+        self.assertEqual(done.returncode, 0, done)
+        self.assertIn("is no base", done.stderr)
+
+    def test_an_image_that_is_written_to(self):
+        busy = self.scratch / "busy.raw"
+        run(["dd", "if=/dev/urandom", f"of={busy}", "bs=1M", "count=8", "status=none"], 60)
+        command = [PROGRAM, "backup", "busy", "--disk-image", f"vda={busy}", "-r", self.repository]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as program:
+            while program.poll() is None:
+                os.utime(busy)
+            errors = program.stderr.read()
+        self.assertEqual(program.returncode, 7, errors)
+        self.assertIn("was written to while it was read", errors)
+        self.assertEqual(json.loads(self.call("list", "--json").stdout), [])
+
+    def test_a_new_repository_is_its_owners_alone(self):
+        self.assertEqual(self.repository.stat().st_mode & 0o777, 0o700)
+
     def test_a_read_only_repository_can_be_read(self):
         self.assertEqual(self.backup().returncode, 0)
         if subprocess.run(["mount", "--bind", self.repository, self.repository], check=False).returncode:
