@@ -36,6 +36,9 @@ void ContentQueue::add(UniqueFd file, const TreeEntry& entry) {
     if (extent.disk_offset > disk_size || extent.length > disk_size - extent.disk_offset)
       throw Corruption(fmt::format("{}: its content lies outside the disk", entry.path));
     if (extent.file_offset >= entry.size) break;
+    asked_ += extent.length;
+    // No file system shares blocks here: a small disk could fill the target.
+    if (asked_ > disk_size) throw Corruption("its files hold more than the whole disk: blocks belong to several");
     const std::uint64_t length = std::min(extent.length, entry.size - extent.file_offset);
     for (std::uint64_t at = 0; at < length;) {
       const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(length - at, longest_piece));

@@ -47,6 +47,7 @@ class ContentQueue {
   std::size_t piece_bytes_ = 0;
   std::vector<std::byte> storage_;
   std::uint64_t bytes_written_ = 0;
+  std::uint64_t asked_ = 0;  ///< bytes of all extents so far
 };
 
 }  // namespace stillpoint

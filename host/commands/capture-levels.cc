@@ -72,6 +72,33 @@ class WatchedSink : public TreeSink {
   std::uint64_t bytes_ = 0;
 };
 
+/// Stops between reads when told: a single file may be as large as its disk.
+class StoppableReader : public BlockReader {
+ public:
+  StoppableReader(BlockReader& disk, const std::stop_token& stop) : disk_(disk), stop_(stop) {}
+
+  [[nodiscard]] std::uint64_t size() const override { return disk_.size(); }
+  void pread(std::span<std::byte> buffer, std::uint64_t offset) override {
+    check();
+    disk_.pread(buffer, offset);
+  }
+  void pread_many(std::span<const Request> requests) override {
+    check();
+    disk_.pread_many(requests);
+  }
+  [[nodiscard]] std::vector<Extent> extents(std::uint64_t offset, std::uint64_t length) override {
+    return disk_.extents(offset, length);
+  }
+
+ private:
+  void check() const {
+    if (stop_.stop_requested()) throw Interrupted("stopped while reading a tree");
+  }
+
+  BlockReader& disk_;
+  const std::stop_token& stop_;
+};
+
 std::optional<std::filesystem::path> previous_tree(const Manifest* parent, const std::filesystem::path& repository,
                                                    const TreeRecord& tree) {
   if (parent == nullptr) return std::nullopt;
@@ -87,10 +114,16 @@ std::optional<std::filesystem::path> previous_tree(const Manifest* parent, const
 /// with the target is thrown.
 void capture_one_tree(FileSystemReader& reader, BlockReader& disk, const FileSystem& file_system,
                       const std::optional<std::filesystem::path>& previous, TreeDirectory& trees,
-                      CaptureProgress& progress, const std::stop_token& stop, TreeRecord& record) {
+                      CaptureProgress& progress, const std::stop_token& stop, TreeRecord& record,
+                      std::vector<std::string>& warnings) {
+  const auto warn = [&](const std::string& text) {
+    warnings.push_back(fmt::format("tree of {}: {}", record.file_system, text));
+  };
+  const std::size_t warned = reader.warnings().size();
   const std::filesystem::path target = trees.staging(tree_name(record.mount_point, record.file_system));
   try {
-    TreeWriter writer(target, previous, disk);
+    StoppableReader stoppable(disk, stop);
+    TreeWriter writer(target, previous, stoppable);
     WatchedSink sink(writer, progress, stop);
     reader.walk(file_system, "", true, sink);
     const TreeCounts counts = writer.finish();
@@ -98,11 +131,14 @@ void capture_one_tree(FileSystemReader& reader, BlockReader& disk, const FileSys
     record.bytes = counts.bytes;
     record.files_written = counts.files_written;
     record.bytes_written = counts.bytes_written;
-    for (const std::string& warning : counts.warnings)
-      log_warning("tree of {}: {}", record.file_system, warning);
+    std::for_each(counts.warnings.begin(), counts.warnings.end(), warn);
+    std::for_each(reader.warnings().begin() + static_cast<std::ptrdiff_t>(warned), reader.warnings().end(), warn);
   } catch (const CaptureError& e) {
     record.failure = e.what();
   } catch (const Corruption& e) {
+    record.failure = e.what();
+  } catch (const StorageError& e) {
+    // Sizes and names are the guest's: one that the target cannot hold costs this tree alone.
     record.failure = e.what();
   }
   if (record.failure.empty()) return;
@@ -189,7 +225,7 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
               }
               const auto line = progress.line("tree " + record.file_system);
               const auto previous = previous_tree(parent, repository, record);
-              capture_one_tree(reader, disk, file_system, previous, trees, *line, stop, record);
+              capture_one_tree(reader, disk, file_system, previous, trees, *line, stop, record, warnings);
               records.push_back(std::move(record));
             }
             continue;
@@ -217,7 +253,7 @@ void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent,
       return std::make_unique<RepositoryDumpSink>(repository, *record, progress.line(name), stop);
     };
     try {
-      agent.run_dumps(id, names, sink_for, dump_silence);
+      agent.run_dumps(id, names, sink_for, dump_silence, stop);
     } catch (const Unreachable& e) {
       // The disks are whole without the agent: only what it did not deliver has failed.
       log_warning("the agent was lost while it sent dumps: {}", e.what());

@@ -110,11 +110,13 @@ ExitCode ls(const Options& options, const Invocation& invocation) {
   return ExitCode::success;
 }
 
-void write_zeros(std::uint64_t length) {
+void write_zeros(std::uint64_t length, const std::stop_token& stop) {
   static constexpr std::array<std::byte, 65536> zeros{};
-  for (; length > 0; length -= std::min<std::uint64_t>(length, zeros.size()))
+  for (; length > 0; length -= std::min<std::uint64_t>(length, zeros.size())) {
+    if (stop.stop_requested()) throw Interrupted("stopped");
     write_all(STDOUT_FILENO, std::span(zeros).first(static_cast<std::size_t>(std::min<std::uint64_t>(length, 65536))),
               "standard output");
+  }
 }
 
 ExitCode cat(const Options& options, const Invocation& invocation) {
@@ -130,7 +132,7 @@ ExitCode cat(const Options& options, const Invocation& invocation) {
   read_file(opened.files.disk(place), place.entry, [&](const FileContent& content) {
     if (invocation.stop.stop_requested()) throw Interrupted("stopped before the file was complete");
     if (content.bytes.empty())
-      write_zeros(content.length);
+      write_zeros(content.length, invocation.stop);
     else
       write_all(STDOUT_FILENO, content.bytes, "standard output");
   });
@@ -151,8 +153,10 @@ ExitCode cp(const Options& options, const Invocation& invocation) {
     WatchedProgress watched(progress.line(name.path), invocation.stop, "stopped before the copy was complete");
     counts = copy_out(opened.files, place, target, watched);
   }
+  const std::vector<std::string> left_out = opened.files.warnings();
+  counts.warnings.insert(counts.warnings.end(), left_out.begin(), left_out.end());
   for (const std::string& warning : counts.warnings)
-    log_warning("{}", printable(warning));
+    log_warning("{}", warning);
   if (invocation.json)
     print_json({{"name", opened.manifest.name},
                 {"to", target.native()},

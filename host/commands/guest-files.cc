@@ -158,4 +158,11 @@ BlockReader& GuestFiles::disk(const Place& place) {
   return *where(place.file_system).disk->reader;
 }
 
+std::vector<std::string> GuestFiles::warnings() const {
+  std::vector<std::string> warnings;
+  for (const auto& [target, disk] : disks_)
+    warnings.insert(warnings.end(), disk->files.warnings().begin(), disk->files.warnings().end());
+  return warnings;
+}
+
 }  // namespace stillpoint

@@ -45,6 +45,8 @@ class GuestFiles {
   void walk(const Place& place, bool recursive, TreeSink& sink);
   /// Where the contents of its file system lie.
   [[nodiscard]] BlockReader& disk(const Place& place);
+  /// What the walks so far left out.
+  [[nodiscard]] std::vector<std::string> warnings() const;
 
  private:
   struct Disk {

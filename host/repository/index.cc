@@ -41,7 +41,6 @@ void Index::load() {
       if (present.contains(id)) covered_.insert(id);
     }
   read_uncovered(present);
-  present_ = std::move(present);
 }
 
 void Index::mount_objects() {
@@ -131,7 +130,6 @@ std::uint32_t Index::begin_pack(const PackId& id) {
 void Index::seal_pack(std::uint32_t pack) {
   const std::scoped_lock lock(mutex_);
   packs_[pack].sealed = true;
-  present_.insert(packs_[pack].id);
   unpublished_.insert(pack);
   if (fresh_.size() >= publish_entries) publish_locked();
 }

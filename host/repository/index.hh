@@ -81,7 +81,6 @@ class Index {
   std::mutex mutex_;
   std::vector<Pack> packs_;
   std::map<PackId, std::uint32_t> numbers_;
-  std::set<PackId> present_;
   std::set<PackId> covered_;             ///< by a mounted table, by fresh_, or being written
   std::set<std::uint32_t> unpublished_;  ///< sealed packs that no table lists
   std::set<std::string> bad_objects_;

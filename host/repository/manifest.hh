@@ -79,10 +79,6 @@ struct WindowRecord {
   std::chrono::microseconds thaw{0};
   std::uint64_t frozen = 0;  ///< file systems
   std::uint64_t thawed = 0;  ///< file systems
-
-  /// What the freeze call took beside hooks and barrier: qemu-ga's FIFREEZE of every file system, and the way there and
-  /// back.
-  [[nodiscard]] std::chrono::microseconds fifreeze() const { return freeze - hooks - barrier; }
 };
 
 /// One still point: written last; until it exists the backup does not.

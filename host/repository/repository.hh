@@ -61,8 +61,7 @@ class Repository {
   /// Makes a new one. Throws ConfigError when there is something already, StorageError when it cannot be written.
   static void create(std::string_view url, const RepositoryOptions& options);
 
-  /// Opens it; writing takes a shared lock (Locked when prune holds it). Throws ConfigError: no such place, not a
-  /// repository, a newer format, read-only for writing.
+  /// Opens it. Throws ConfigError: no such place, not a repository, a newer format, read-only for writing.
   Repository(std::string_view url, Mode mode);
   Repository(Repository&&) noexcept;
   Repository& operator=(Repository&&) noexcept;
