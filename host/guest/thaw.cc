@@ -22,6 +22,10 @@ constexpr std::chrono::milliseconds pause_between_tries = 500ms;
 
 }  // namespace
 
+bool says_frozen(const Domain& domain) {
+  return guest_says_frozen(domain, agent_ping_limit);
+}
+
 std::uint64_t thaw_once(const Domain& domain, const Deadline& deadline) {
   const auto count = bounded_call(deadline, [domain] {
     const std::shared_ptr<virDomain> target = domain.state()->reach();
@@ -39,8 +43,13 @@ ThawOutcome thaw_until_sure(const Domain& domain, const Deadline& deadline) {
     try {
       if (!domain.running()) return {true, outcome.count, {}};
       // qemu-ga takes commands in turn: a freeze that was still under way is over when the thaw is answered.
-      outcome.count += thaw_once(domain, deadline);
-      if (!guest_says_frozen(domain, agent_ping_limit)) return {true, outcome.count, {}};
+      try {
+        outcome.count += thaw_once(domain, deadline);
+      } catch (const QuiesceError&) {
+        // An error may be the hook's alone, which runs after the thaw.
+        if (says_frozen(domain)) throw;
+      }
+      if (!says_frozen(domain)) return {true, outcome.count, {}};
       outcome.reason = "the guest still says that it is frozen";
     } catch (const NotFound&) {
       return {true, outcome.count, {}};  // a transient domain that has ended

@@ -9,6 +9,9 @@
 
 namespace stillpoint {
 
+/// Whether the guest says that it is frozen. Throws Unreachable when it does not answer, Locked.
+[[nodiscard]] bool says_frozen(const Domain& domain);
+
 /// One thaw call. Returns how many file systems it thawed. Throws Unreachable, Locked, QuiesceError; bounded.
 [[nodiscard]] std::uint64_t thaw_once(const Domain& domain, const Deadline& deadline);
 
