@@ -16,6 +16,7 @@ constexpr std::array verbs{
     stillpoint::Verb{"restore", "write a disk into a new image", stillpoint::add_restore},
     stillpoint::Verb{"dump", "list the database dumps of a still point, or read one", stillpoint::add_dump},
     stillpoint::Verb{"files", "list, read and copy files of a still point", stillpoint::add_files},
+    stillpoint::Verb{"thaw", "thaw a guest that somebody left frozen", stillpoint::add_thaw},
 };
 
 }  // namespace

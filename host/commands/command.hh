@@ -48,5 +48,6 @@ struct Verb {
 [[nodiscard]] RunVerb add_restore(CLI::App& parser);
 [[nodiscard]] RunVerb add_dump(CLI::App& parser);
 [[nodiscard]] RunVerb add_files(CLI::App& parser);
+[[nodiscard]] RunVerb add_thaw(CLI::App& parser);
 
 }  // namespace stillpoint

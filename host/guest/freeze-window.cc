@@ -44,7 +44,7 @@ FrozenGuest::FrozenGuest(const Domain& domain) : domain_(domain) {
     throw QuiesceError(fmt::format("{} does not run: there is nothing to freeze", domain_.name()));
   if (guest_says_frozen(domain_, agent_ping_limit))
     throw QuiesceError(fmt::format("{} is already frozen, by another program or an earlier crash", domain_.name()),
-                       fmt::format("thaw it: virsh domfsthaw {}", domain_.name()));
+                       fmt::format("thaw it: stillpoint thaw {}", domain_.name()));
   guard_ = std::make_unique<ThawGuard>(domain_, guard_limit);
   limit_ = std::make_unique<AgentResponseTimeout>(domain_.state()->reach(), answer_limit);
   freeze();
@@ -75,7 +75,7 @@ void FrozenGuest::give_up_freezing(const std::string& reason, bool libvirt_lost)
   std::string message = fmt::format("{} could not be frozen: {}", domain_.name(), reason);
   if (!outcome.thawed)
     throw QuiesceError(fmt::format("{}; whether it is thawed is not known ({})", message, outcome.reason),
-                       fmt::format("a process keeps trying to thaw it; look with virsh domfsthaw {}", domain_.name()));
+                       fmt::format("a process keeps trying to thaw it; look with stillpoint thaw {}", domain_.name()));
   if (libvirt_lost) throw Unreachable(message, "look whether libvirtd runs and answers: virsh list");
   throw QuiesceError(message, "the guest is thawed; its journal says more: journalctl -u qemu-guest-agent");
 }
@@ -109,7 +109,7 @@ void FrozenGuest::thaw() {
   limit_.reset();
   if (!outcome.thawed)
     throw QuiesceError(fmt::format("{} cannot be thawed: {}", domain_.name(), outcome.reason),
-                       fmt::format("a process keeps trying; help it: virsh domfsthaw {}", domain_.name()));
+                       fmt::format("a process keeps trying; help it: stillpoint thaw {} --force", domain_.name()));
 }
 
 }  // namespace stillpoint

@@ -85,7 +85,7 @@ int thaw_however_long(const std::string& uri, const std::string& uuid) {
   bool parent_lives = true;
   while (!thaw_round(uri, uuid)) {
     if (deadline.passed()) {
-      ::syslog(LOG_ERR, "domain %s could not be thawed: do it with virsh domfsthaw", uuid.c_str());
+      ::syslog(LOG_ERR, "domain %s could not be thawed: do it with stillpoint thaw --force", uuid.c_str());
       return 1;
     }
     // A parent that could thaw after all says so; one that has died says nothing any more.

@@ -137,6 +137,17 @@ class Misfortunes(unittest.TestCase):
         _output, errors = backup.communicate(timeout=60)
         self.failed(backup.returncode, errors, CAPTURE)
 
+    def test_a_guest_that_somebody_left_frozen(self):
+        wait_until(lambda: self.libvirtd.virsh("domfsfreeze", self.guest.name, check=False).returncode == 0, 90, "a freeze", 2)
+        done = self.companion.run("backup", self.guest.name, "--require", "filesystem", check=False)
+        self.assertEqual(done.returncode, QUIESCE, done.stderr)
+        self.assertIn("stillpoint thaw", done.stderr)
+        self.assertEqual(self.companion.json("thaw", self.guest.name)["thawed"], 3)
+        self.writes_on()
+        self.assertEqual(self.companion.json("thaw", self.guest.name)["thawed"], 0)
+        self.assertEqual(self.companion.json("thaw", self.guest.name, "--force")["thawed"], 0)
+        self.assertEqual(self.companion.json("list"), self.listed)
+
     def test_the_companion_is_killed_in_the_window(self):
         backup = self.start_backup()
         wait_until(lambda: self.guest.qga("guest-fsfreeze-status", check=False) == "frozen", 60, "the freeze", 0.01)
