@@ -16,18 +16,20 @@ CREDIT = 1 << 20
 
 
 class AgentChannel:
-    """A connection to the agent through the domain's own port, greeted on entry and closed at the end."""
+    """A connection to the agent through the domain's own port, or one that stands, greeted on entry and closed at the
+    end."""
 
-    def __init__(self, path, timeout=60):
+    def __init__(self, path="", timeout=60, connected=None):
         self.path = str(path)
         self.timeout = timeout
-        self.socket = None
+        self.socket = connected
         self.buffer = b""
 
     def __enter__(self):
-        self.socket = socket.socket(socket.AF_UNIX)
+        if self.socket is None:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(self.path)
         self.socket.settimeout(self.timeout)
-        self.socket.connect(self.path)
         nonce = secrets.token_hex(16)
         self.send("hello", version=1, nonce=nonce)
         while True:  # an earlier connection's rest comes first
