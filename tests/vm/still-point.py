@@ -14,9 +14,10 @@ from support.image import build_packages, guest_image
 from support.libvirtd import Libvirtd, domain_type, skip_unless_possible
 from support.load import counts, start_load
 from support.proof import prove_databases, prove_trees, restore_disks
-from support.scratch import scratch_directory, unwind_on_signals
+from support.scratch import Failure, scratch_directory, unwind_on_signals, wait_until
 
 QUIESCE = 6  # the exit code for a grade lower than required
+NO_HOOK = "/run/systemd/system/qemu-guest-agent.service.d/zz-test.conf"
 NO_BARRIER = "/run/systemd/system/stillpoint-agent.service.d/test.conf"
 
 
@@ -116,17 +117,39 @@ class StillPoint(unittest.TestCase):
         self.assertTrue(differing, "dumps equal the recovered databases without any barrier: the proof proves nothing")
         self.guest.sh(f"rm {NO_BARRIER}; systemctl daemon-reload; systemctl restart stillpoint-agent")
 
+    def our_package(self, present):
+        """Makes the guest one that has our package, or one that has not: neither agent nor hook."""
+        if present:
+            change = f"rm {NO_HOOK}; systemctl start stillpoint-agent"
+        else:
+            change = (
+                f"systemctl stop stillpoint-agent; mkdir -p $(dirname {NO_HOOK});"
+                f"printf '[Service]\\nExecStart=\\nExecStart=-/usr/sbin/qemu-ga $DAEMON_ARGS\\n' >{NO_HOOK}"
+            )
+        self.guest.write_file("/run/change", f"{change}\nsystemctl daemon-reload; systemctl restart qemu-guest-agent\n".encode())
+        # In a unit of its own: the restart of qemu-ga ends what qemu-ga has started.
+        self.guest.sh("systemd-run -q --unit=change --remain-after-exit sh /run/change")
+        wait_until(self.changed, 60, "qemu-ga without our hook, or with it", 0.5)
+        self.guest.sh("systemctl stop change")
+
+    def changed(self):
+        try:
+            return self.guest.sh("systemctl show -P SubState change", check=False).strip() == "exited"
+        except Failure:  # qemu-ga is being restarted
+            return False
+
     def test_8_without_the_agent(self):
-        self.guest.sh("systemctl stop stillpoint-agent")
+        self.our_package(False)
         listed = self.companion.json("list")
         done = self.companion.run("backup", self.guest.name, "--require", "application", check=False)
         self.assertEqual(done.returncode, QUIESCE, done.stderr)
         self.assertEqual(self.companion.json("list"), listed)
         self.guest.sh("touch /srv/written && rm /srv/written")
         manifest = self.backup("--no-trees")
-        self.assertNotEqual(manifest["grade"], "application")
-        self.assertTrue(manifest["grade_reasons"])
-        self.guest.sh("systemctl start stillpoint-agent")
+        self.assertEqual(manifest["grade"], "filesystem", manifest["grade_reasons"])
+        self.assertIn("no agent", manifest["grade_reasons"][0])
+        self.assertEqual(manifest["window"]["frozen"], 3)
+        self.our_package(True)
         self.assertEqual(self.backup("--no-trees")["grade"], "application")
 
     def test_9_shut_off(self):
