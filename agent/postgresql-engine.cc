@@ -262,7 +262,12 @@ void ClusterEngine::read_sequences(bool exact, const Deadline& deadline) {
     database.report.sequences.clear();
     if (answer.failure || !exact)
       database.report.not_covered.push_back({"sequence-values", {}, database.sequences.size()});
-    if (answer.failure) continue;
+    if (answer.failure) {
+      if (database.held)
+        database.skew(
+            fmt::format("its sequences could not be read, which ended the barrier: {}", answer.failure->message));
+      continue;
+    }
     for (const Rows& rows : answer.rows)
       for (int row = 0; row < rows.size(); ++row)
         database.report.sequences.push_back({database.sequences.at(static_cast<std::size_t>(rows.number(row, 0))),
@@ -294,6 +299,11 @@ void ClusterEngine::attest() {
       // A session that was lost on the way, not by an answer of its own, must not leave its claim behind.
       if (report.exactness != Exactness::failed) database.fail("its session was lost inside the barrier");
       continue;
+    }
+    // A statement that failed has ended the transaction, and the locks with it.
+    if (database.held && !database.locker->in_transaction()) {
+      database.held = false;
+      database.skew("its tables were let go inside the barrier");
     }
     for (const std::string& table : database.unlogged)
       report.not_covered.push_back({"unlogged-table", table, 1});

@@ -417,6 +417,22 @@ class PostgreSqlTest(unittest.TestCase):
         driver.must("release")
         self.assertEqual(driver.report()["app"]["exactness"], "exact")
 
+    def test_locks_lost_inside_the_barrier_are_told(self):
+        self.server.sql("CREATE SEQUENCE leaving", "app")
+        self.addCleanup(self.server.sql, "DROP SEQUENCE leaving", "app")
+        drop = self.transaction()
+        drop.run("BEGIN; DROP SEQUENCE leaving")
+        driver = self.driver()
+        driver.must("prepare")
+        self.quiesce(driver)
+        report = driver.report()
+        self.assertEqual((report["app"]["exactness"], report["app"]["mode"]), ("skewed", "none"))
+        self.assertIn("its sequences could not be read", report["app"]["reason"])
+        self.assertEqual(report[WEIRD]["exactness"], "exact")
+        driver.must("release")
+        drop.run("ROLLBACK")
+        self.assertIn(b"CREATE SEQUENCE public.leaving", self.take_dump(driver, "app"))
+
     def test_changed_globals_are_told(self):
         driver = self.driver()
         driver.must("prepare")
