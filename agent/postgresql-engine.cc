@@ -76,6 +76,8 @@ void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
     }
   }
 
+  // The other half is for the applications, and for the dump programs.
+  std::int64_t connections = session_->ask_one(std::string(free_connections_query), deadline).number(0, 0) / 2;
   const Rows names = session_->ask_one(std::string(databases_query), deadline);
   for (int row = 0; row < names.size(); ++row) {
     std::string name(names.text(row, 0));
@@ -83,7 +85,11 @@ void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
     Database& database = databases_.emplace_back();
     database.name = name;
     database.report = blank_report(name);
-    open_database(database, deadline);
+    connections -= for_dumps ? 2 : 1;
+    if (connections >= 0)
+      open_database(database, deadline);
+    else
+      database.fail("no connections left for it: raise max_connections");
   }
   learn_lock_order(deadline);
   if (!options_.standby)

@@ -288,8 +288,8 @@ class PostgreSqlTest(unittest.TestCase):
         os.remove(copy + "/data/postmaster.pid")
         return copy
 
-    def recover(self, copy):
-        server = Server(self.programs, copy + "/data", [copy + "/s"], fsync="off")
+    def recover(self, copy, **settings):
+        server = Server(self.programs, copy + "/data", [copy + "/s"], fsync="off", **settings)
         self.addCleanup(server.stop)
         return server
 
@@ -491,6 +491,21 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertEqual({entry["dump"] for entry in driver.report().values()}, {""})
         driver.must("release")
         self.wait_until(self.locks(), "0")
+
+    def test_few_connections_are_shared_with_the_applications(self):
+        copy = self.crash_copy()
+        server = self.recover(copy, max_connections="10")  # 3 of them reserved
+        driver = Driver(copy + "/s")
+        self.addCleanup(driver.close)
+        driver.must("prepare")
+        used = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stillpoint'"
+        self.assertEqual(server.sql(used), "3")
+        driver.must("quiesce")
+        driver.must("release")
+        entries = list(driver.report().values())[1:]
+        self.assertEqual([entry["exactness"] for entry in entries], ["exact", "failed", "failed"])
+        for entry in entries[1:]:
+            self.assertEqual((entry["dump"], entry["reason"][:19]), ("", "no connections left"))
 
     def test_a_standby_is_skewed(self):
         copy = self.crash_copy()
