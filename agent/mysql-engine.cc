@@ -111,15 +111,15 @@ MySqlEngine::Dump& MySqlEngine::plan(DumpScope scope, const std::string& databas
   return dump;
 }
 
+bool MySqlEngine::excluded(const std::string& database) const {
+  return std::ranges::count(config_.mysql.exclude_databases, database) != 0;
+}
+
 void MySqlEngine::plan_dumps(const Deadline& deadline) {
-  const std::vector<std::string>& excluded = config_.mysql.exclude_databases;
-  const auto is_excluded = [&](const std::string& name) {
-    return std::find(excluded.begin(), excluded.end(), name) != excluded.end();
-  };
   std::vector<std::string> wanted;
   std::vector<NotCovered> left_out;
   for (const std::string& database : catalogue_.databases) {
-    if (is_excluded(database))
+    if (excluded(database))
       left_out.push_back({"excluded-database", database, 1});
     else
       wanted.push_back(database);
@@ -248,16 +248,19 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
 
 /// Databases and tables may have come and gone since prepare(); from here on they cannot.
 void MySqlEngine::refresh_catalogue(const Deadline& deadline) {
-  if (!for_dumps_ || catalogue_.tables.size() > max_refreshed_tables) return;
-  Catalogue now = read_catalogue(*session_, deadline);
+  if (!for_dumps_) return;
+  const bool all = catalogue_.tables.size() <= max_refreshed_tables;
+  Catalogue now = all ? read_catalogue(*session_, deadline) : Catalogue{read_databases(*session_, deadline), {}};
   for (const std::string& database : now.databases) {
-    if (std::binary_search(catalogue_.databases.begin(), catalogue_.databases.end(), database)) continue;
+    if (excluded(database) || std::binary_search(catalogue_.databases.begin(), catalogue_.databases.end(), database))
+      continue;
     Dump& dump = dumps_.emplace_back();
     dump.report = dumps_.front().report;
     dump.report.database = database;
     dump.report.not_covered.clear();
     fail(dump, "it was created after the preparation: the next still point will have it");
   }
+  if (!all) return;
   for (Table& table : now.tables) {
     table.broken = std::any_of(catalogue_.tables.begin(), catalogue_.tables.end(), [&](const Table& known) {
       return known.broken && known.database == table.database && known.name == table.name;

@@ -367,6 +367,27 @@ class MariaDb(unittest.TestCase):
         with open(path, encoding="utf-8") as dump:
             self.assertIn("CREATE DATABASE /*!32312 IF NOT EXISTS*/ `zz5`", dump.read())
 
+    def test_a_late_database_is_told_however_many_tables_there_are(self):
+        names = ("late", "crowd", "later")
+        self.addCleanup(self.server.sql, "".join(f"DROP DATABASE IF EXISTS {name};" for name in names))
+        for early, late, tables in (("", "late", 0), ("crowd", "later", 3001)):
+            if early:
+                self.server.sql(
+                    f"CREATE DATABASE {early}; USE {early};"
+                    + "".join(f"CREATE TABLE t{i} (i INT) ENGINE=MEMORY;" for i in range(tables)),
+                    timeout=60,
+                )
+            driver = self.driver()
+            driver.do("prepare")
+            self.server.sql(f"CREATE DATABASE {late}")
+            driver.do("quiesce", 3000)
+            driver.do("release", 3000)
+            entry = driver.report()[late]
+            self.assertEqual((entry["exactness"], entry["dump"]), ("failed", ""))
+            self.assertIn("created after", entry["reason"])
+            driver.do("finish")
+            driver.kill()
+
     def test_changed_definitions_wait_for_the_dump(self):
         self.server.sql(
             "CREATE DATABASE change_me; USE change_me;"

@@ -433,6 +433,21 @@ class PostgreSqlTest(unittest.TestCase):
         drop.run("ROLLBACK")
         self.assertIn(b"CREATE SEQUENCE public.leaving", self.take_dump(driver, "app"))
 
+    def test_databases_that_are_not_held_are_told(self):
+        driver = self.driver("postgres", "left out")
+        driver.must("prepare")
+        self.server.sql("CREATE DATABASE late")
+        self.addCleanup(self.server.sql, "DROP DATABASE late")
+        self.server.sql('CREATE DATABASE "left out"')
+        self.addCleanup(self.server.sql, 'DROP DATABASE "left out"')
+        self.quiesce(driver)
+        driver.must("release")
+        report = driver.report()
+        self.assertEqual(set(report), {"", "app", WEIRD, "late"})
+        self.assertEqual((report["late"]["exactness"], report["late"]["dump"]), ("failed", ""))
+        self.assertIn("created after", report["late"]["reason"])
+        self.assertEqual(report[""]["not_covered"], [{"kind": "excluded-database", "name": "postgres", "count": 1}])
+
     def test_changed_globals_are_told(self):
         driver = self.driver()
         driver.must("prepare")
