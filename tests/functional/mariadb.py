@@ -65,7 +65,7 @@ class Server:
     def __init__(self, directory):
         self.directory = directory
         self.data = os.path.join(directory, "data")
-        self.socket = os.path.join(directory, "s.sock")
+        self.socket = os.path.join(directory, "mysqld.sock")
         self.process = None
 
     def install(self):
@@ -514,6 +514,33 @@ class MariaDb(unittest.TestCase):
         self.assertEqual(driver.report()["shop"]["reason"], "no dump was asked for")
         driver.do("release", 1000)
         self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+
+    def test_a_server_is_found_wherever_it_listens(self):
+        everywhere = Server(self.scratch)
+        everywhere.socket = "search"
+        driver = Driver(everywhere, self.scratch)
+        self.addCleanup(driver.kill)
+        # Other tests may run servers beside ours.
+        self.assertTrue(driver.first["instances"], driver.first)
+        self.assertEqual([line for line in driver.first["warnings"] if self.server.directory in line], [])
+
+    def test_a_person_s_socket_is_left_alone(self):
+        """It neither fails a freeze nor is given a password."""
+        place = tempfile.mkdtemp(prefix="everybodys-", dir=self.scratch)
+        os.chmod(place, 0o1777)
+        gone = Server(self.scratch)
+        gone.socket = place + "/mysql.sock"
+        with socket.socket(socket.AF_UNIX) as person:
+            person.bind(gone.socket)
+            os.chown(gone.socket, 54321, 54321)
+            person.listen()
+            person.settimeout(0)
+            driver = Driver(gone, self.scratch)
+            self.addCleanup(driver.kill)
+            self.assertEqual(driver.first["unusable"], [])
+            self.assertIn("belongs to user 54321", driver.first["warnings"][0])
+            with self.assertRaises(BlockingIOError):
+                person.accept()
 
     def test_a_socket_without_a_server_is_a_warning(self):
         path = os.path.join(self.scratch, "dead.sock")

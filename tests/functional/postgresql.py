@@ -522,6 +522,48 @@ class PostgreSqlTest(unittest.TestCase):
         for entry in entries[1:]:
             self.assertEqual((entry["dump"], entry["reason"][:19]), ("", "no connections left"))
 
+    def test_servers_are_found_wherever_they_listen(self):
+        """Each once; one that cannot be reached any more leaves a trace."""
+        copy = self.crash_copy()
+        server = Server(self.programs, copy + "/data", [copy + "/s", copy + "/t"], fsync="off")
+        self.addCleanup(server.stop)
+        # Other tests may run servers beside ours, which are found too.
+        for removed in (None, "/s", "/t"):
+            if removed:
+                os.remove(f"{copy}{removed}/.s.PGSQL.{PORT}")
+            driver = Driver("search")
+            self.addCleanup(driver.close)
+            found = driver.discovered
+            ours = [name for name in found["instances"] if name.startswith(f"port-{PORT}")]
+            self.assertEqual(len(ours), 1 if removed == "/t" else 2, found)
+            lost = [line for line in found["unusable"] if copy in line]
+            self.assertEqual(len(lost), 2 if removed == "/t" else 0, found)
+
+    def test_a_person_s_socket_is_left_alone(self):
+        """It neither fails a freeze nor learns anything."""
+        place = self.scratch + "/everybodys"
+        os.mkdir(place)
+        os.chmod(place, 0o1777)
+        path = f"{place}/.s.PGSQL.{PORT}"
+        script = ("import socket,sys; s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print(flush=True);"
+                  "s.accept(); print('somebody came')")
+        person = subprocess.Popen(["/usr/bin/python3", "-c", script, path], user=54321, group=54321, extra_groups=[],
+                                  stdout=subprocess.PIPE, text=True)
+        self.addCleanup(lambda: [person.kill(), person.stdout.close(), person.wait()])
+        person.stdout.readline()
+        for where in (place, "search"):
+            driver = Driver(where)
+            self.addCleanup(driver.close)
+            warnings = [line for line in driver.discovered["warnings"] if path in line]
+            self.assertEqual(len(warnings), 1, driver.discovered)
+            self.assertIn("belongs to user 54321", warnings[0])
+            self.assertEqual([line for line in driver.discovered["unusable"] if place in line or where == place], [])
+        os.remove(path)
+        driver = Driver("search")
+        self.addCleanup(driver.close)
+        self.assertEqual([line for line in driver.discovered["unusable"] if place in line], [])
+        self.assertEqual(select.select([person.stdout], [], [], 0)[0], [])
+
     def test_a_standby_is_skewed(self):
         copy = self.crash_copy()
         open(copy + "/data/standby.signal", "w").close()
