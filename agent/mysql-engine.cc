@@ -31,6 +31,12 @@ constexpr std::chrono::milliseconds tool_poll{5};
 /// For a tool that has ended to be reaped.
 constexpr std::chrono::milliseconds reap_limit{1000};
 
+/// Never begins with '@': those names are ours.
+std::string dump_part(std::string_view database) {
+  if (database.starts_with('@')) return "%40" + protocol::dump_name_part(database.substr(1));
+  return protocol::dump_name_part(database);
+}
+
 bool has_ended(const RunningDump& dump) {
   pollfd fd{dump.output(), 0, 0};
   return ::poll(&fd, 1, 0) > 0 && (fd.revents & (POLLHUP | POLLERR)) != 0;
@@ -129,7 +135,7 @@ void MySqlEngine::plan_dumps(const Deadline& deadline) {
   const std::size_t single = wanted.size() <= own ? wanted.size() : own - 1;
   dumps_.reserve(single + 2);
   for (std::size_t i = 0; i < single; ++i)
-    plan({DumpScope::Kind::database, {wanted[i]}}, wanted[i], protocol::dump_name_part(wanted[i]));
+    plan({DumpScope::Kind::database, {wanted[i]}}, wanted[i], dump_part(wanted[i]));
   if (single < wanted.size()) {
     std::vector<std::string> rest(wanted.begin() + static_cast<std::ptrdiff_t>(single), wanted.end());
     plan({DumpScope::Kind::databases, std::move(rest)}, "@others", "@others");

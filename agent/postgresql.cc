@@ -109,8 +109,8 @@ void discover_postgresql(const AgentConfig& config, const Deadline& deadline, Di
       const Identity identity = identify(server, deadline.at_most(server_limit));
       processes.insert(identity.process);
       if (!clusters.insert(identity.key()).second) continue;
-      std::string name = instance_name(identity.cluster_name, identity.data_directory, socket.port);
-      if (!names.insert(name).second) name = fmt::format("{}-port-{}", name, socket.port);
+      std::string name =
+          distinct_name(instance_name(identity.cluster_name, identity.data_directory, socket.port), socket.port, names);
       found.engines.push_back(std::make_unique<ClusterEngine>(config, std::move(server), std::move(name)));
     } catch (const std::exception& error) {
       add_unusable(found, "postgresql", "port-" + socket.port, path, error.what());

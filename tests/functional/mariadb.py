@@ -367,6 +367,17 @@ class MariaDb(unittest.TestCase):
         with open(path, encoding="utf-8") as dump:
             self.assertIn("CREATE DATABASE /*!32312 IF NOT EXISTS*/ `zz5`", dump.read())
 
+    def test_a_database_named_as_our_own_dumps(self):
+        self.server.sql("CREATE DATABASE `@system`")
+        self.addCleanup(self.server.sql, "DROP DATABASE `@system`")
+        driver = self.driver()
+        driver.do("prepare")
+        driver.do("quiesce", 3000)
+        driver.do("release", 3000)
+        report = driver.report()
+        self.assertEqual(report["@system"]["dump"], "mariadb/default/%40system")
+        self.assertEqual(report[""]["dump"], "mariadb/default/@system")
+
     def test_a_late_database_is_told_however_many_tables_there_are(self):
         names = ("late", "crowd", "later")
         self.addCleanup(self.server.sql, "".join(f"DROP DATABASE IF EXISTS {name};" for name in names))
