@@ -73,6 +73,10 @@ class Reader {
     });
   }
 
+  [[nodiscard]] bool has(const char* group, const char* key) const {
+    return g_key_file_has_key(file_.get(), group, key, nullptr) != 0;
+  }
+
   /// Reads every key that is there; an unknown group or key is an error.
   void read() {
     const StringArray groups(g_key_file_get_groups(file_.get(), nullptr));
@@ -125,6 +129,8 @@ AgentConfig load_agent_config(const std::filesystem::path& path) {
     reader.path("mysql", "password_file", config.mysql.password_file);
     reader.list("mysql", "exclude_databases", config.mysql.exclude_databases);
     reader.read();
+    config.postgresql.search = !reader.has("postgresql", "socket_directories");
+    config.mysql.search = !reader.has("mysql", "sockets");
   }
   if (!(config.barrier_limit < config.hook_limit && config.hook_limit < config.guest_deadline &&
         config.guest_deadline < protocol::host_deadline))

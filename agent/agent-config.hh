@@ -14,7 +14,8 @@ namespace stillpoint {
 struct AgentConfig {
   struct PostgreSql {
     bool enabled = true;
-    /// Directories with unix sockets, searched beside the default one.
+    /// Whether every socket of the guest is looked at, not only those below: until the configuration names some.
+    bool search = true;
     std::vector<std::string> socket_directories{"/var/run/postgresql", "/tmp"};
     /// Role to connect as; the agent takes the uid of the same name while it connects (peer authentication).
     std::string user = "postgres";
@@ -22,6 +23,7 @@ struct AgentConfig {
   };
   struct MySql {
     bool enabled = true;
+    bool search = true;  ///< as for PostgreSQL
     std::vector<std::string> sockets{"/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/tmp/mysql.sock"};
     std::string user = "root";
     /// File with the password in its first line; empty for unix_socket authentication.

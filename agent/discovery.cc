@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/discovery.hh"
 
+#include "agent/listening-sockets.hh"
 #include "agent/mysql.hh"
 #include "agent/postgresql.hh"
 #include "common/file.hh"
@@ -39,6 +40,19 @@ void add_unusable(Discovered& found, std::string engine, std::string instance, c
   server.engine = std::move(engine);
   server.instance = std::move(instance);
   server.reason = reason;
+  found.unusable.push_back(std::move(server));
+}
+
+void add_unreachable(Discovered& found, std::string engine, std::string instance, const std::string& socket,
+                     std::optional<pid_t> process, const std::string& account) {
+  const std::string reason = "a server listens there, but the socket cannot be reached by that name";
+  found.warnings.push_back(fmt::format("{} at {}: {}", engine, socket, reason));
+  const std::optional<uid_t> user = process ? user_of(*process) : std::nullopt;
+  if (!user || !may_run_servers(*user, account)) return;
+  DatabaseReport server;
+  server.engine = std::move(engine);
+  server.instance = std::move(instance);
+  server.reason = fmt::format("{}: {}", socket, reason);
   found.unusable.push_back(std::move(server));
 }
 

@@ -4,7 +4,10 @@
 #include "agent/agent-config.hh"
 #include "agent/engine.hh"
 
+#include <sys/types.h>
+
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +23,11 @@ struct Discovered {
 /// point would be graded as if that server were not there; a socket that a dead one left is worth a warning only.
 void add_unusable(Discovered& found, std::string engine, std::string instance, const std::string& socket,
                   const std::string& reason);
+
+/// The same for one whose socket has no file that leads to it from here. Nothing is recorded for a person's server.
+/// `process` has it open.
+void add_unreachable(Discovered& found, std::string engine, std::string instance, const std::string& socket,
+                     std::optional<pid_t> process, const std::string& account);
 
 /// Finds the database servers that answer on unix sockets now. Never throws for a server; within the deadline.
 [[nodiscard]] Discovered discover(const AgentConfig& config, const Deadline& deadline);

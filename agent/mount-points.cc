@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -58,7 +60,15 @@ void MountPoints::open() noexcept {
     if (path == nullptr) continue;
     // O_NOATIME: looking at a file system that somebody else has frozen must not wait for it.
     const int fd = ::open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | O_NOATIME);
-    if (fd >= 0) fds_[count_++] = fd;
+    if (fd < 0) continue;
+    struct stat status {};
+    // By what the path leads to: another file system may be mounted over it.
+    if (::fstat(fd, &status) != 0 || std::find(devices_, devices_ + count_, status.st_dev) != devices_ + count_) {
+      ::close(fd);
+      continue;
+    }
+    devices_[count_] = status.st_dev;
+    fds_[count_++] = fd;
   }
   std::fclose(table);
 }
@@ -69,7 +79,7 @@ void MountPoints::sync() noexcept {
 }
 
 void MountPoints::thaw() noexcept {
-  for (int i = count_ - 1; i >= 0; --i)
+  for (int i = 0; i < count_; ++i)
     for (int times = 0; times < most_freezes && ::ioctl(fds_[i], FITHAW, 0) == 0; ++times) {
     }
 }

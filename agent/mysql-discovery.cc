@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include "agent/listening-sockets.hh"
 #include "agent/mysql-engine.hh"
 #include "agent/mysql.hh"
 #include "common/errors.hh"
@@ -17,6 +18,7 @@ namespace {
 
 /// One socket must not use up the time of all.
 constexpr std::chrono::milliseconds probe_limit{5000};
+const std::string server_account = "mysql";
 
 Account read_account(const AgentConfig::MySql& config) {
   Account account{config.user, {}};
@@ -35,6 +37,13 @@ Server probe(const AgentConfig& config, const Account& account, const std::strin
   Relay relay(socket, config.runtime_directory, user);
   Session session(relay, account, deadline);
   return identify(session, socket, account, deadline);
+}
+
+/// What servers call their socket: "mysqld.sock", "mysql_3307.sock", "mariadb.sock". MySQL's X protocol is another one,
+/// and a router leads to other machines.
+bool is_server_socket(const std::string& name) {
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  return name.ends_with(".sock") && (has("mysql") || has("maria")) && !has("mysqlx") && !has("router");
 }
 
 /// "mysqld2" for /run/mysqld/mysqld2.sock; the same characters that a dump's name may have.
@@ -58,10 +67,25 @@ void discover_mysql(const AgentConfig& config, std::optional<BarrierKind> barrie
   if (!config.mysql.enabled) return;
   std::vector<Server> servers;
   std::set<std::pair<dev_t, ino_t>> seen;
-  for (const std::string& socket : config.mysql.sockets) {
+  std::vector<std::string> sockets = config.mysql.sockets;
+  for (const ListeningSocket& socket : config.mysql.search ? listening_sockets() : std::vector<ListeningSocket>()) {
+    const std::filesystem::path path(socket.path);
+    if (!is_server_socket(path.filename())) continue;
+    std::error_code error;
+    if (path.is_absolute() && std::filesystem::exists(path, error))
+      sockets.push_back(socket.path);
+    else
+      add_unreachable(found, "mysql", protocol::dump_name_part(path.stem().native()), socket.path, process_of(socket),
+                      server_account);
+  }
+  for (const std::string& socket : sockets) {
     struct stat status {};
     if (::stat(socket.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) continue;
     if (!seen.emplace(status.st_dev, status.st_ino).second) continue;
+    if (const std::string why = why_not_trusted(socket, server_account, !config.mysql.search); !why.empty()) {
+      found.warnings.push_back(fmt::format("mysql at {}: left alone: {}", socket, why));
+      continue;
+    }
     try {
       Server server = probe(config, read_account(config.mysql), socket, deadline.at_most(probe_limit));
       const bool known = std::any_of(servers.begin(), servers.end(), [&](const Server& other) {

@@ -31,6 +31,12 @@ constexpr std::chrono::milliseconds tool_poll{5};
 /// For a tool that has ended to be reaped.
 constexpr std::chrono::milliseconds reap_limit{1000};
 
+/// Never begins with '@': those names are ours.
+std::string dump_part(std::string_view database) {
+  if (database.starts_with('@')) return "%40" + protocol::dump_name_part(database.substr(1));
+  return protocol::dump_name_part(database);
+}
+
 bool has_ended(const RunningDump& dump) {
   pollfd fd{dump.output(), 0, 0};
   return ::poll(&fd, 1, 0) > 0 && (fd.revents & (POLLHUP | POLLERR)) != 0;
@@ -111,15 +117,15 @@ MySqlEngine::Dump& MySqlEngine::plan(DumpScope scope, const std::string& databas
   return dump;
 }
 
+bool MySqlEngine::excluded(const std::string& database) const {
+  return std::ranges::count(config_.mysql.exclude_databases, database) != 0;
+}
+
 void MySqlEngine::plan_dumps(const Deadline& deadline) {
-  const std::vector<std::string>& excluded = config_.mysql.exclude_databases;
-  const auto is_excluded = [&](const std::string& name) {
-    return std::find(excluded.begin(), excluded.end(), name) != excluded.end();
-  };
   std::vector<std::string> wanted;
   std::vector<NotCovered> left_out;
   for (const std::string& database : catalogue_.databases) {
-    if (is_excluded(database))
+    if (excluded(database))
       left_out.push_back({"excluded-database", database, 1});
     else
       wanted.push_back(database);
@@ -129,7 +135,7 @@ void MySqlEngine::plan_dumps(const Deadline& deadline) {
   const std::size_t single = wanted.size() <= own ? wanted.size() : own - 1;
   dumps_.reserve(single + 2);
   for (std::size_t i = 0; i < single; ++i)
-    plan({DumpScope::Kind::database, {wanted[i]}}, wanted[i], protocol::dump_name_part(wanted[i]));
+    plan({DumpScope::Kind::database, {wanted[i]}}, wanted[i], dump_part(wanted[i]));
   if (single < wanted.size()) {
     std::vector<std::string> rest(wanted.begin() + static_cast<std::ptrdiff_t>(single), wanted.end());
     plan({DumpScope::Kind::databases, std::move(rest)}, "@others", "@others");
@@ -248,16 +254,19 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
 
 /// Databases and tables may have come and gone since prepare(); from here on they cannot.
 void MySqlEngine::refresh_catalogue(const Deadline& deadline) {
-  if (!for_dumps_ || catalogue_.tables.size() > max_refreshed_tables) return;
-  Catalogue now = read_catalogue(*session_, deadline);
+  if (!for_dumps_) return;
+  const bool all = catalogue_.tables.size() <= max_refreshed_tables;
+  Catalogue now = all ? read_catalogue(*session_, deadline) : Catalogue{read_databases(*session_, deadline), {}};
   for (const std::string& database : now.databases) {
-    if (std::binary_search(catalogue_.databases.begin(), catalogue_.databases.end(), database)) continue;
+    if (excluded(database) || std::binary_search(catalogue_.databases.begin(), catalogue_.databases.end(), database))
+      continue;
     Dump& dump = dumps_.emplace_back();
     dump.report = dumps_.front().report;
     dump.report.database = database;
     dump.report.not_covered.clear();
     fail(dump, "it was created after the preparation: the next still point will have it");
   }
+  if (!all) return;
   for (Table& table : now.tables) {
     table.broken = std::any_of(catalogue_.tables.begin(), catalogue_.tables.end(), [&](const Table& known) {
       return known.broken && known.database == table.database && known.name == table.name;

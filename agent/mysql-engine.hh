@@ -53,6 +53,7 @@ class MySqlEngine : public Engine {
   void start_tool(Dump& dump);
   void warm_up(const Deadline& deadline);
   void wait_for_tools(const Deadline& deadline);
+  [[nodiscard]] bool excluded(const std::string& database) const;
   void refresh_catalogue(const Deadline& deadline);
   void pin_tables();
   void attest(std::chrono::microseconds acquired_in, const Deadline& deadline);

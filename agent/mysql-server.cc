@@ -12,6 +12,8 @@
 namespace stillpoint::mysql {
 namespace {
 
+constexpr const char* not_system = " NOT IN ('information_schema', 'performance_schema', 'sys', 'mysql')";
+
 bool is_one_of(const std::string& engine, std::initializer_list<const char*> names) {
   return std::any_of(names.begin(), names.end(),
                      [&](const char* name) { return ::strcasecmp(engine.c_str(), name) == 0; });
@@ -65,22 +67,28 @@ bool Table::pinnable() const {
   return !broken && is_one_of(engine, {"InnoDB", "ROCKSDB", "TokuDB", "MyISAM"});
 }
 
-Catalogue read_catalogue(Session& session, const Deadline& deadline) {
-  static constexpr const char* own = " NOT IN ('information_schema', 'performance_schema', 'sys', 'mysql')";
-  Catalogue result;
-  for (Session::Row& row : session.rows(
-           std::string("SELECT schema_name FROM information_schema.schemata WHERE schema_name") + own, deadline)) {
+std::vector<std::string> read_databases(Session& session, const Deadline& deadline) {
+  std::vector<std::string> result;
+  for (Session::Row& row :
+       session.rows(std::string("SELECT schema_name FROM information_schema.schemata WHERE schema_name") + not_system,
+                    deadline)) {
     // A directory that is no database, as lost+found.
-    if (!row.at(0).starts_with("#mysql50#")) result.databases.push_back(std::move(row[0]));
+    if (!row.at(0).starts_with("#mysql50#")) result.push_back(std::move(row[0]));
   }
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+Catalogue read_catalogue(Session& session, const Deadline& deadline) {
+  Catalogue result;
+  result.databases = read_databases(session, deadline);
   for (Session::Row& row :
        session.rows(std::string("SELECT table_schema, table_name, engine, table_type FROM information_schema.tables "
                                 "WHERE table_type NOT LIKE '%VIEW' AND table_schema") +
-                        own,
+                        not_system,
                     deadline))
     result.tables.push_back(
         {std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), row.at(3) == "SEQUENCE", false});
-  std::sort(result.databases.begin(), result.databases.end());
   std::sort(result.tables.begin(), result.tables.end(),
             [](const Table& a, const Table& b) { return std::tie(a.database, a.name) < std::tie(b.database, b.name); });
   return result;

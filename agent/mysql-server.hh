@@ -52,6 +52,8 @@ struct Catalogue {
   std::vector<Table> tables;  ///< base tables and sequences, no views
 };
 
+/// Its databases alone.
+[[nodiscard]] std::vector<std::string> read_databases(Session& session, const Deadline& deadline);
 [[nodiscard]] Catalogue read_catalogue(Session& session, const Deadline& deadline);
 
 /// Few enough that a statement stays short, enough that thousands of tables cost few statements.

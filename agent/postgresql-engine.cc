@@ -76,14 +76,21 @@ void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
     }
   }
 
+  // The other half is for the applications, and for the dump programs.
+  std::int64_t connections = session_->ask_one(std::string(free_connections_query), deadline).number(0, 0) / 2;
   const Rows names = session_->ask_one(std::string(databases_query), deadline);
   for (int row = 0; row < names.size(); ++row) {
     std::string name(names.text(row, 0));
-    if (std::ranges::count(config_.postgresql.exclude_databases, name) != 0) continue;
-    Database& database = databases_.emplace_back();
-    database.name = name;
-    database.report = blank_report(name);
-    open_database(database, deadline);
+    if (excluded(name)) {
+      if (for_dumps) globals_report_.not_covered.push_back({"excluded-database", std::move(name), 1});
+      continue;
+    }
+    Database& database = add_database(name);
+    connections -= for_dumps ? 2 : 1;
+    if (connections >= 0)
+      open_database(database, deadline);
+    else
+      database.fail("no connections left for it: raise max_connections");
   }
   learn_lock_order(deadline);
   if (!options_.standby)
@@ -110,6 +117,17 @@ void ClusterEngine::read_cluster_facts(const Deadline& deadline) {
   options_.standby = facts.flag(0, 1);
   options_.deadlock_timeout = milliseconds(facts.number(0, 2));
   session_->ask(session_settings(version_, locker_idle), deadline);
+}
+
+bool ClusterEngine::excluded(const std::string& database) const {
+  return std::ranges::count(config_.postgresql.exclude_databases, database) != 0;
+}
+
+Database& ClusterEngine::add_database(const std::string& name) {
+  Database& database = databases_.emplace_back();
+  database.name = name;
+  database.report = blank_report(name);
+  return database;
 }
 
 void ClusterEngine::open_database(Database& database, const Deadline& deadline) {
@@ -225,6 +243,7 @@ void ClusterEngine::open_snapshots(const Deadline& deadline) {
   }
   const bool exact = checkpoint_answered(questions[0].answer, deadline);
   read_sequences(exact, deadline);
+  find_new_databases(deadline);
   if (for_dumps_) prove_globals(deadline);
 }
 
@@ -262,11 +281,31 @@ void ClusterEngine::read_sequences(bool exact, const Deadline& deadline) {
     database.report.sequences.clear();
     if (answer.failure || !exact)
       database.report.not_covered.push_back({"sequence-values", {}, database.sequences.size()});
-    if (answer.failure) continue;
+    if (answer.failure) {
+      if (database.held)
+        database.skew(
+            fmt::format("its sequences could not be read, which ended the barrier: {}", answer.failure->message));
+      continue;
+    }
     for (const Rows& rows : answer.rows)
       for (int row = 0; row < rows.size(); ++row)
         database.report.sequences.push_back({database.sequences.at(static_cast<std::size_t>(rows.number(row, 0))),
                                              rows.number(row, 1), rows.flag(row, 2)});
+  }
+}
+
+/// Those that prepare() could not know: the catalogue of databases is held now, so that there will be no more.
+void ClusterEngine::find_new_databases(const Deadline& deadline) {
+  Question question{session_.get(), std::string(databases_query)};
+  ask_all({&question, 1}, deadline);
+  if (question.answer.failure)
+    return add_database({}).fail(
+        fmt::format("the databases could not be listed again: {}", question.answer.failure->message));
+  const Rows& names = question.answer.rows.at(0);
+  for (int row = 0; row < names.size(); ++row) {
+    const std::string name(names.text(row, 0));
+    if (!excluded(name) && std::ranges::find(databases_, name, &Database::name) == databases_.end())
+      add_database(name).fail("it was created after the preparation: the next still point will have it");
   }
 }
 
@@ -294,6 +333,11 @@ void ClusterEngine::attest() {
       // A session that was lost on the way, not by an answer of its own, must not leave its claim behind.
       if (report.exactness != Exactness::failed) database.fail("its session was lost inside the barrier");
       continue;
+    }
+    // A statement that failed has ended the transaction, and the locks with it.
+    if (database.held && !database.locker->in_transaction()) {
+      database.held = false;
+      database.skew("its tables were let go inside the barrier");
     }
     for (const std::string& table : database.unlogged)
       report.not_covered.push_back({"unlogged-table", table, 1});

@@ -38,6 +38,8 @@ class ClusterEngine final : public Engine {
  private:
   [[nodiscard]] DatabaseReport blank_report(const std::string& database) const;
   void read_cluster_facts(const Deadline& deadline);
+  [[nodiscard]] bool excluded(const std::string& database) const;
+  Database& add_database(const std::string& name);
   void open_database(Database& database, const Deadline& deadline);
   void learn_lock_order(const Deadline& deadline);
   void collect_globals(RunningDump dump, const Deadline& deadline);
@@ -45,6 +47,7 @@ class ClusterEngine final : public Engine {
   void open_snapshots(const Deadline& deadline);
   bool checkpoint_answered(const Answer& answer, const Deadline& deadline);
   void read_sequences(bool exact, const Deadline& deadline);
+  void find_new_databases(const Deadline& deadline);
   void prove_globals(const Deadline& deadline);
   void attest();
 

@@ -21,6 +21,12 @@ inline constexpr std::string_view cluster_facts_query =
     "SELECT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery(), "
     "(SELECT setting FROM pg_settings WHERE name = 'deadlock_timeout'), current_setting('server_version')";
 
+/// How many connections applications could still open. (Only what serves a client has a port.)
+inline constexpr std::string_view free_connections_query =
+    "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - "
+    "coalesce(current_setting('reserved_connections', true), '0')::int - "
+    "(SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL)";
+
 /// Name of every database that can be dumped.
 inline constexpr std::string_view databases_query =
     "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid";

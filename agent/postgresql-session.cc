@@ -132,6 +132,12 @@ bool Session::usable() const noexcept {
   return connection_ && !given_up_ && PQstatus(connection_.get()) == CONNECTION_OK;
 }
 
+pid_t Session::server_process() const noexcept {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  return ::getsockopt(PQsocket(connection_.get()), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : -1;
+}
+
 bool Session::in_transaction() const noexcept {
   return usable() && PQtransactionStatus(connection_.get()) == PQTRANS_INTRANS;
 }

@@ -101,6 +101,8 @@ class Session {
   [[nodiscard]] bool usable() const noexcept;
   [[nodiscard]] int server_version() const noexcept { return PQserverVersion(connection_.get()); }  ///< 150018
   [[nodiscard]] int backend_pid() const noexcept { return PQbackendPID(connection_.get()); }
+  /// The process that listens on the socket: the postmaster. -1 when the kernel does not tell.
+  [[nodiscard]] pid_t server_process() const noexcept;
   [[nodiscard]] bool in_transaction() const noexcept;
 
  private:

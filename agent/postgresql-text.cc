@@ -85,6 +85,14 @@ std::string instance_name(std::string_view cluster_name, std::string_view data_d
   return name;
 }
 
+std::string distinct_name(std::string name, std::string_view port, std::set<std::string>& taken) {
+  if (taken.contains(name)) name += fmt::format("-port-{}", port);
+  std::string distinct = name;
+  for (int number = 2; !taken.insert(distinct).second; ++number)
+    distinct = fmt::format("{}-{}", name, number);
+  return distinct;
+}
+
 std::string dump_part(std::string_view database) {
   if (database.starts_with('@')) return "%40" + protocol::dump_name_part(database.substr(1));
   return protocol::dump_name_part(database);

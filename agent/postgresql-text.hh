@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,9 @@ struct DeadlockEdge {
 /// as Debian lays it out (/var/lib/postgresql/15/main), else "port-5432". Safe as a part of a dump's name.
 [[nodiscard]] std::string instance_name(std::string_view cluster_name, std::string_view data_directory,
                                         std::string_view port);
+
+/// `name`, or with the port and a number added what is not among `taken`; adds it there.
+[[nodiscard]] std::string distinct_name(std::string name, std::string_view port, std::set<std::string>& taken);
 
 /// The last part of a database's dump name. Never begins with '@', so that "@globals" is free for what belongs to the
 /// whole cluster (roles, tablespaces).

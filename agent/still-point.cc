@@ -36,6 +36,9 @@ constexpr std::chrono::seconds attest_limit{3};
 constexpr std::chrono::milliseconds concealed_time{1500};
 /// The watchdog thaws at the deadline; the agent looks after it.
 constexpr std::chrono::milliseconds after_the_watchdog{300};
+/// A freeze that was under way at the deadline may end after the first thaw.
+constexpr int most_thaws = 60;
+constexpr std::chrono::seconds thaw_interval{1};
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -53,11 +56,9 @@ void sync_everything() {
   mounts->sync();
 }
 
-void thaw_everything() {
+MountPoints& mounts_to_thaw() {
   static MountPoints mounts;
-  mounts.open();
-  mounts.thaw();
-  mounts.close();
+  return mounts;
 }
 
 }  // namespace
@@ -108,7 +109,7 @@ void StillPoint::wake() {
 
 /// Why nothing new can begin; empty when it can.
 std::string StillPoint::why_not_now() const {
-  if (may_be_frozen_) return "the file systems may still be frozen";
+  if (may_be_frozen_ || thawing_) return "the file systems may still be frozen";
   if (attesting_) return "the disk has not taken the last report yet";
   return {};
 }
@@ -357,18 +358,34 @@ void StillPoint::close_window() {
   if (!may_be_frozen_) return;
   may_be_frozen_ = false;
   deadline_timer_.reset();
+  const bool late = report_.watchdog_fired;
   if (watchdog_->disarm()) report_.watchdog_fired = true;
   hold_log(false);
+  if (late) log_warning("no thaw came before the deadline: the guest is thawed");
 }
 
 void StillPoint::deadline_passed() {
   report_.watchdog_fired = true;
-  // The watchdog itself may be dead: what it has thawed is not frozen any more, so doing it again is right.
-  run_blocking({thaw_everything}, [this](const std::vector<std::string>&) {
-    close_window();
-    log_warning("no thaw came before the deadline: the guest is thawed");
-  });
+  thaw_all(most_thaws);
   if (state_ == State::quiesced) release([](const std::string&) {});
+}
+
+/// The watchdog itself may be dead: what it has thawed is not frozen any more, so doing it again is right.
+void StillPoint::thaw_all(int times) {
+  thawing_ = true;
+  const auto thaw = [first = times == most_thaws] {
+    if (first) mounts_to_thaw().open();
+    mounts_to_thaw().thaw();
+  };
+  run_blocking({thaw}, [this, times](const std::vector<std::string>&) {
+    thawing_ = false;
+    if (may_be_frozen_ && times > 1) {
+      deadline_timer_ = Source::after(thaw_interval, [this, times] { thaw_all(times - 1); });
+      return;
+    }
+    mounts_to_thaw().close();
+    close_window();
+  });
 }
 
 void StillPoint::thawed(Done done) {

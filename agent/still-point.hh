@@ -38,8 +38,8 @@ class StillPoint {
 
   [[nodiscard]] State state() const noexcept { return state_; }
   [[nodiscard]] const std::string& id() const noexcept { return report_.id; }
-  /// Whether file systems may be frozen: from the barrier to the thaw or the deadline, whatever the host does
-  /// meanwhile. Nothing is written then.
+  /// Whether file systems may be frozen: from the barrier to the thaw, or a minute after the deadline, whatever the
+  /// host does meanwhile. Nothing is written then.
   [[nodiscard]] bool may_be_frozen() const noexcept { return may_be_frozen_; }
 
   /// Discovers databases and opens what the barrier needs. Only when idle. When no freeze comes within `freeze_within`,
@@ -85,6 +85,7 @@ class StillPoint {
   void release(Done done);
   void close_window();
   void deadline_passed();
+  void thaw_all(int times);
   void start_in_turn(Calls calls, std::function<void(const std::vector<std::string>& failures)> done);
   void settle(State state);
   void wake();
@@ -97,6 +98,7 @@ class StillPoint {
   bool own_id_ = false;     ///< nobody prepared: another program froze the guest
   bool abandoned_ = false;  ///< undo the barrier when it stands
   bool may_be_frozen_ = false;
+  bool thawing_ = false;                                 ///< a thread thaws: it would thaw a new window too
   bool attesting_ = false;                               ///< a thread writes the report and arms the watchdog
   std::function<void(const std::string& why)> give_up_;  ///< undoes the barrier while the agent waits for that thread
   std::vector<std::shared_ptr<Engine>> engines_;
@@ -107,7 +109,7 @@ class StillPoint {
   std::optional<RaisedPriority> raised_;         ///< from the barrier to its release
   Source overdue_;                               ///< an engine does not return, or the disk does not take the report
   Source freeze_timer_;                          ///< no freeze came
-  Source deadline_timer_;                        ///< no thaw came
+  Source deadline_timer_;                        ///< no thaw came; then the next try to thaw
   std::vector<std::function<void()>> starting_;  ///< dumps to be started, the first one is being
   std::vector<std::function<void()>> waiting_;   ///< requests that wait for the present one to end
 };

@@ -2,7 +2,8 @@
 // stillpoint-watchdog: thaws every file system at the deadline. The agent starts it with a socket as standard input
 // (watchdog.hh).
 //
-// Once armed it allocates nothing, opens nothing, writes to no file and needs nobody: it only waits for a timer.
+// Once armed it allocates nothing, opens nothing, writes to no file and needs nobody: it only waits for a timer. After
+// the deadline it thaws again and again for a while: a freeze that was under way may end after the first time.
 
 #include "agent/mount-points.hh"
 
@@ -22,6 +23,8 @@
 namespace {
 
 constexpr int agent = STDIN_FILENO;
+constexpr int thaws = 60;
+constexpr long thaw_interval = 1000;  // milliseconds
 
 /// The kernel may not choose the one process that can thaw the guest to make room.
 void stay_alive() {
@@ -55,6 +58,7 @@ int main() {
   if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) perror("stillpoint-watchdog: mlockall");
 
   bool armed = false;
+  int thaws_left = 0;
   bool agent_lives = true;
   char line[64];
   size_t length = 0;
@@ -64,9 +68,12 @@ int main() {
     unsigned long long expirations = 0;
     if ((polls[0].revents & POLLIN) != 0 && read(timer, &expirations, sizeof expirations) > 0 && armed) {
       mounts.thaw();
-      mounts.close();
-      armed = false;
-      if (agent_lives) tell('F');
+      if (agent_lives && thaws_left == thaws) tell('F');
+      armed = --thaws_left > 0;
+      if (armed)
+        set_timer(timer, thaw_interval);
+      else
+        mounts.close();
     }
     if (polls[1].revents == 0) continue;
     const ssize_t n = recv(agent, line + length, sizeof line - 1 - length, MSG_DONTWAIT);
@@ -81,6 +88,7 @@ int main() {
       if (line[0] == 'A') {
         mounts.open();
         set_timer(timer, strtol(line + 1, nullptr, 10));
+        thaws_left = thaws;
         armed = true;
         tell('a');
       } else if (line[0] == 'D') {

@@ -9,8 +9,8 @@
 
 namespace stillpoint {
 
-/// The agent's end of the watchdog, a process of its own that thaws every file system at the deadline, whoever has died
-/// by then.
+/// The agent's end of the watchdog, a process of its own that thaws every file system at the deadline, and every second
+/// of the minute after it until it is disarmed, whoever has died by then.
 ///
 ///     agent -> watchdog   "A<milliseconds>\n" arm    "D\n" disarm      (end of file: the agent has died; an armed
 ///     watchdog keeps its deadline) watchdog -> agent   "a" armed   "d" disarmed   "F" it has fired

@@ -5,6 +5,7 @@
 The test is the host (a socket stands for the virtio port) and qemu-ga (it runs the hook, and freezes a loop-mounted
 file system where the watchdog has to thaw one).
 """
+import ctypes
 import glob
 import json
 import os
@@ -470,6 +471,26 @@ def alive(pid):
         return False
 
 
+def end_all(pids):
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def bind_mount(path, where):
+    if LIBC.mount(path.encode(), where.encode(), None, ctypes.c_ulong(4096), None):
+        raise OSError(ctypes.get_errno(), where)
+
+
+def bind_unmount(where):
+    LIBC.umount2(where.encode(), 2)
+
+
 class Window(AgentTest):
     """A file system is really frozen, and nobody thaws it."""
 
@@ -481,21 +502,32 @@ class Window(AgentTest):
         os.mkdir(self.mount)
         with open(image, "wb") as file:
             file.truncate(32 << 20)
-        subprocess.run(["mkfs.ext4", "-q", image], check=True, timeout=60)
-        if subprocess.run(["mount", "-o", "loop", image, self.mount], capture_output=True, timeout=60).returncode:
-            self.skipTest("loop mounts do not work here")
-        self.addCleanup(self.unmount)
+        self.mount_image(image, self.mount)
 
-    def unmount(self):
+    def mount_image(self, image, path):
+        subprocess.run(["mkfs.ext4", "-q", image], check=True, timeout=60)
+        if subprocess.run(["mount", "-o", "loop", image, path], capture_output=True, timeout=60).returncode:
+            self.skipTest("loop mounts do not work here")
+        self.addCleanup(self.unmount, path)
+
+    def unmount(self, path):
         def unmounted():
             # An armed watchdog keeps it open until its deadline.
-            subprocess.run(["fsfreeze", "-u", self.mount], capture_output=True, timeout=20)
-            return subprocess.run(["umount", self.mount], capture_output=True, timeout=20).returncode == 0
+            subprocess.run(["fsfreeze", "-u", path], capture_output=True, timeout=20)
+            return subprocess.run(["umount", path], capture_output=True, timeout=20).returncode == 0
 
         wait_until(unmounted, 15, "the file system cannot be unmounted")
 
-    def freeze(self):
+    def open_window(self):
         self.quiesce()
+        # A watchdog whose agent is dead goes on for a minute after the deadline.
+        self.addCleanup(end_all, self.watchdogs())
+
+    def freeze(self):
+        self.open_window()
+        self.freeze_again()
+
+    def freeze_again(self):
         subprocess.run(["fsfreeze", "-f", self.mount], check=True, timeout=20)
         self.writer = subprocess.Popen(["touch", self.mount + "/file"])
         self.addCleanup(self.writer.wait, 30)
@@ -504,6 +536,9 @@ class Window(AgentTest):
     def watchdog_thaws(self):
         time.sleep(0.3)
         self.assertIsNone(self.writer.poll(), "thawed before the deadline")
+        self.assertEqual(self.writer.wait(20), 0)
+        # As when qemu-ga was still freezing at the deadline.
+        self.freeze_again()
         self.assertEqual(self.writer.wait(20), 0)
 
     def watchdogs(self):
@@ -522,11 +557,33 @@ class Window(AgentTest):
     def test_agent_is_killed(self):
         self.start(self.LIMITS)
         self.freeze()
-        watchdogs = self.watchdogs()
-        self.assertEqual(len(watchdogs), 1)
+        self.assertEqual(len(self.watchdogs()), 1)
         self.agent.kill()
         self.watchdog_thaws()
-        wait_until(lambda: not alive(watchdogs[0]), 5, "the watchdog lives on")
+
+    def test_a_file_system_on_a_frozen_one(self):
+        """An image's file system is thawed after the one that it lies on, whatever else is mounted how often."""
+        names = [f"{self.mount}/{name}" for name in ("inner", "inner-image", "again")]
+        inner, image, again = names
+        os.mkdir(inner)
+        os.mkdir(again)
+        for _ in range(1100):  # more than the watchdog keeps open
+            bind_mount(self.mount, again)
+            self.addCleanup(bind_unmount, again)
+        with open(image, "wb") as file:
+            file.truncate(8 << 20)
+        self.mount_image(image, inner)
+        self.start(self.LIMITS)
+        self.open_window()
+        for path in (inner, self.mount):
+            self.addCleanup(subprocess.run, ["fsfreeze", "-u", path], capture_output=True, timeout=20)
+        for path in (inner, self.mount):
+            subprocess.run(["fsfreeze", "-f", path], check=True, timeout=20)
+        writers = [subprocess.Popen(["touch", path + "/file"]) for path in (inner, self.mount)]
+        self.agent.kill()
+        for writer in writers:
+            self.addCleanup(writer.wait, 30)
+            self.assertEqual(writer.wait(20), 0)
 
     def test_agent_is_stopped(self):
         """An orderly end in the window must not take the watchdog along."""
@@ -556,6 +613,10 @@ class Window(AgentTest):
         wait_until(lambda: self.report("a" * 32).get("released_at"), 10, "the barrier is still held")
         self.assertTrue(self.report("a" * 32)["watchdog_fired"])
         self.finish("a" * 32)
+        self.host.send("prepare", id="b" * 32, deadline_ms=60000)
+        self.assertIn("frozen", self.host.message("error")["message"])
+        self.release()
+        self.assertIn("no thaw came", self.log())
         self.prepare("b" * 32)
         self.quiesce()
         self.release()
@@ -568,7 +629,8 @@ class Window(AgentTest):
         (watchdog,) = self.watchdogs()
         os.kill(watchdog, signal.SIGKILL)
         self.watchdog_thaws()
-        wait_until(lambda: "no thaw came" in self.log(), 10, "the barrier is still held")
+        self.release()
+        wait_until(lambda: "no thaw came" in self.log(), 10, "the deadline was not noticed")
 
     def test_thaw_disarms(self):
         self.start(self.LIMITS)
@@ -578,6 +640,9 @@ class Window(AgentTest):
         time.sleep(3)
         done = subprocess.run(["fsfreeze", "-u", self.mount], capture_output=True, timeout=20)
         self.assertEqual(done.returncode, 0, "the watchdog of an ended window has thawed")
+        (watchdog,) = self.watchdogs()
+        self.agent.kill()
+        wait_until(lambda: not alive(watchdog), 5, "the watchdog lives on")
 
 
 def parent(pid):

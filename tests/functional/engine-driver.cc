@@ -79,10 +79,15 @@ void obey(Engine& engine, const std::string& command, std::istringstream& argume
 
 int drive_engine(Discovered found) {
   ::signal(SIGPIPE, SIG_IGN);
-  std::cout << Json{{"command", "discover"},
-                    {"ok", !found.engines.empty()},
-                    {"count", found.engines.size()},
-                    {"warnings", found.warnings}}
+  Json sockets = Json::array();
+  for (const DatabaseReport& server : found.unusable)
+    sockets.push_back(server.instance + ": " + server.reason);
+  Json instances = Json::array();
+  for (const auto& engine : found.engines)
+    instances.push_back(engine->instance());
+  std::cout << Json{{"command", "discover"},          {"ok", !found.engines.empty()},
+                    {"count", found.engines.size()},  {"instances", std::move(instances)},
+                    {"unusable", std::move(sockets)}, {"warnings", found.warnings}}
                    .dump()
             << std::endl;
   if (found.engines.empty()) return 1;

@@ -65,7 +65,7 @@ class Server:
     def __init__(self, directory):
         self.directory = directory
         self.data = os.path.join(directory, "data")
-        self.socket = os.path.join(directory, "s.sock")
+        self.socket = os.path.join(directory, "mysqld.sock")
         self.process = None
 
     def install(self):
@@ -367,6 +367,38 @@ class MariaDb(unittest.TestCase):
         with open(path, encoding="utf-8") as dump:
             self.assertIn("CREATE DATABASE /*!32312 IF NOT EXISTS*/ `zz5`", dump.read())
 
+    def test_a_database_named_as_our_own_dumps(self):
+        self.server.sql("CREATE DATABASE `@system`")
+        self.addCleanup(self.server.sql, "DROP DATABASE `@system`")
+        driver = self.driver()
+        driver.do("prepare")
+        driver.do("quiesce", 3000)
+        driver.do("release", 3000)
+        report = driver.report()
+        self.assertEqual(report["@system"]["dump"], "mariadb/default/%40system")
+        self.assertEqual(report[""]["dump"], "mariadb/default/@system")
+
+    def test_a_late_database_is_told_however_many_tables_there_are(self):
+        names = ("late", "crowd", "later")
+        self.addCleanup(self.server.sql, "".join(f"DROP DATABASE IF EXISTS {name};" for name in names))
+        for early, late, tables in (("", "late", 0), ("crowd", "later", 3001)):
+            if early:
+                self.server.sql(
+                    f"CREATE DATABASE {early}; USE {early};"
+                    + "".join(f"CREATE TABLE t{i} (i INT) ENGINE=MEMORY;" for i in range(tables)),
+                    timeout=60,
+                )
+            driver = self.driver()
+            driver.do("prepare")
+            self.server.sql(f"CREATE DATABASE {late}")
+            driver.do("quiesce", 3000)
+            driver.do("release", 3000)
+            entry = driver.report()[late]
+            self.assertEqual((entry["exactness"], entry["dump"]), ("failed", ""))
+            self.assertIn("created after", entry["reason"])
+            driver.do("finish")
+            driver.kill()
+
     def test_changed_definitions_wait_for_the_dump(self):
         self.server.sql(
             "CREATE DATABASE change_me; USE change_me;"
@@ -493,6 +525,33 @@ class MariaDb(unittest.TestCase):
         self.assertEqual(driver.report()["shop"]["reason"], "no dump was asked for")
         driver.do("release", 1000)
         self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+
+    def test_a_server_is_found_wherever_it_listens(self):
+        everywhere = Server(self.scratch)
+        everywhere.socket = "search"
+        driver = Driver(everywhere, self.scratch)
+        self.addCleanup(driver.kill)
+        # Other tests may run servers beside ours.
+        self.assertTrue(driver.first["instances"], driver.first)
+        self.assertEqual([line for line in driver.first["warnings"] if self.server.directory in line], [])
+
+    def test_a_person_s_socket_is_left_alone(self):
+        """It neither fails a freeze nor is given a password."""
+        place = tempfile.mkdtemp(prefix="everybodys-", dir=self.scratch)
+        os.chmod(place, 0o1777)
+        gone = Server(self.scratch)
+        gone.socket = place + "/mysql.sock"
+        with socket.socket(socket.AF_UNIX) as person:
+            person.bind(gone.socket)
+            os.chown(gone.socket, 54321, 54321)
+            person.listen()
+            person.settimeout(0)
+            driver = Driver(gone, self.scratch)
+            self.addCleanup(driver.kill)
+            self.assertEqual(driver.first["unusable"], [])
+            self.assertIn("belongs to user 54321", driver.first["warnings"][0])
+            with self.assertRaises(BlockingIOError):
+                person.accept()
 
     def test_a_socket_without_a_server_is_a_warning(self):
         path = os.path.join(self.scratch, "dead.sock")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// mysql-driver SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock]: see engine-driver.hh
+// mysql-driver search|SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock]: see engine-driver.hh
 #include "agent/mysql-engine.hh"
 #include "tests/functional/engine-driver.hh"
 
@@ -8,11 +8,12 @@
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::cerr << "usage: mysql-driver SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock]\n";
+    std::cerr << "usage: mysql-driver search|SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock]\n";
     return 2;
   }
   const std::string mode = argc > 3 ? argv[3] : "";
   stillpoint::AgentConfig config;
+  config.mysql.search = std::string(argv[1]) == "search";
   config.mysql.sockets = {argv[1]};
   config.runtime_directory = argv[2];
   config.hold_writers = mode != "no-barrier";

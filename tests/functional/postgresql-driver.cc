@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// postgresql-driver DIRECTORY[:DIRECTORY]... [no-barrier | EXCLUDED-DATABASE]...: see engine-driver.hh
+// postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | EXCLUDED-DATABASE]...: see engine-driver.hh
 #include "agent/postgresql.hh"
 #include "tests/functional/engine-driver.hh"
 
@@ -9,10 +9,11 @@
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::cerr << "usage: postgresql-driver DIRECTORY[:DIRECTORY]... [no-barrier | EXCLUDED-DATABASE]...\n";
+    std::cerr << "usage: postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | EXCLUDED-DATABASE]...\n";
     return 2;
   }
   stillpoint::AgentConfig config;
+  config.postgresql.search = std::string(argv[1]) == "search";
   config.postgresql.socket_directories.clear();
   std::istringstream directories(argv[1]);
   for (std::string directory; std::getline(directories, directory, ':');)

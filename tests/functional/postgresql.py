@@ -288,8 +288,8 @@ class PostgreSqlTest(unittest.TestCase):
         os.remove(copy + "/data/postmaster.pid")
         return copy
 
-    def recover(self, copy):
-        server = Server(self.programs, copy + "/data", [copy + "/s"], fsync="off")
+    def recover(self, copy, **settings):
+        server = Server(self.programs, copy + "/data", [copy + "/s"], fsync="off", **settings)
         self.addCleanup(server.stop)
         return server
 
@@ -417,6 +417,37 @@ class PostgreSqlTest(unittest.TestCase):
         driver.must("release")
         self.assertEqual(driver.report()["app"]["exactness"], "exact")
 
+    def test_locks_lost_inside_the_barrier_are_told(self):
+        self.server.sql("CREATE SEQUENCE leaving", "app")
+        self.addCleanup(self.server.sql, "DROP SEQUENCE leaving", "app")
+        drop = self.transaction()
+        drop.run("BEGIN; DROP SEQUENCE leaving")
+        driver = self.driver()
+        driver.must("prepare")
+        self.quiesce(driver)
+        report = driver.report()
+        self.assertEqual((report["app"]["exactness"], report["app"]["mode"]), ("skewed", "none"))
+        self.assertIn("its sequences could not be read", report["app"]["reason"])
+        self.assertEqual(report[WEIRD]["exactness"], "exact")
+        driver.must("release")
+        drop.run("ROLLBACK")
+        self.assertIn(b"CREATE SEQUENCE public.leaving", self.take_dump(driver, "app"))
+
+    def test_databases_that_are_not_held_are_told(self):
+        driver = self.driver("postgres", "left out")
+        driver.must("prepare")
+        self.server.sql("CREATE DATABASE late")
+        self.addCleanup(self.server.sql, "DROP DATABASE late")
+        self.server.sql('CREATE DATABASE "left out"')
+        self.addCleanup(self.server.sql, 'DROP DATABASE "left out"')
+        self.quiesce(driver)
+        driver.must("release")
+        report = driver.report()
+        self.assertEqual(set(report), {"", "app", WEIRD, "late"})
+        self.assertEqual((report["late"]["exactness"], report["late"]["dump"]), ("failed", ""))
+        self.assertIn("created after", report["late"]["reason"])
+        self.assertEqual(report[""]["not_covered"], [{"kind": "excluded-database", "name": "postgres", "count": 1}])
+
     def test_changed_globals_are_told(self):
         driver = self.driver()
         driver.must("prepare")
@@ -475,6 +506,63 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertEqual({entry["dump"] for entry in driver.report().values()}, {""})
         driver.must("release")
         self.wait_until(self.locks(), "0")
+
+    def test_few_connections_are_shared_with_the_applications(self):
+        copy = self.crash_copy()
+        server = self.recover(copy, max_connections="10")  # 3 of them reserved
+        driver = Driver(copy + "/s")
+        self.addCleanup(driver.close)
+        driver.must("prepare")
+        used = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stillpoint'"
+        self.assertEqual(server.sql(used), "3")
+        driver.must("quiesce")
+        driver.must("release")
+        entries = list(driver.report().values())[1:]
+        self.assertEqual([entry["exactness"] for entry in entries], ["exact", "failed", "failed"])
+        for entry in entries[1:]:
+            self.assertEqual((entry["dump"], entry["reason"][:19]), ("", "no connections left"))
+
+    def test_servers_are_found_wherever_they_listen(self):
+        """Each once; one that cannot be reached any more leaves a trace."""
+        copy = self.crash_copy()
+        server = Server(self.programs, copy + "/data", [copy + "/s", copy + "/t"], fsync="off")
+        self.addCleanup(server.stop)
+        # Other tests may run servers beside ours, which are found too.
+        for removed in (None, "/s", "/t"):
+            if removed:
+                os.remove(f"{copy}{removed}/.s.PGSQL.{PORT}")
+            driver = Driver("search")
+            self.addCleanup(driver.close)
+            found = driver.discovered
+            ours = [name for name in found["instances"] if name.startswith(f"port-{PORT}")]
+            self.assertEqual(len(ours), 1 if removed == "/t" else 2, found)
+            lost = [line for line in found["unusable"] if copy in line]
+            self.assertEqual(len(lost), 2 if removed == "/t" else 0, found)
+
+    def test_a_person_s_socket_is_left_alone(self):
+        """It neither fails a freeze nor learns anything."""
+        place = self.scratch + "/everybodys"
+        os.mkdir(place)
+        os.chmod(place, 0o1777)
+        path = f"{place}/.s.PGSQL.{PORT}"
+        script = ("import socket,sys; s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print(flush=True);"
+                  "s.accept(); print('somebody came')")
+        person = subprocess.Popen(["/usr/bin/python3", "-c", script, path], user=54321, group=54321, extra_groups=[],
+                                  stdout=subprocess.PIPE, text=True)
+        self.addCleanup(lambda: [person.kill(), person.stdout.close(), person.wait()])
+        person.stdout.readline()
+        for where in (place, "search"):
+            driver = Driver(where)
+            self.addCleanup(driver.close)
+            warnings = [line for line in driver.discovered["warnings"] if path in line]
+            self.assertEqual(len(warnings), 1, driver.discovered)
+            self.assertIn("belongs to user 54321", warnings[0])
+            self.assertEqual([line for line in driver.discovered["unusable"] if place in line or where == place], [])
+        os.remove(path)
+        driver = Driver("search")
+        self.addCleanup(driver.close)
+        self.assertEqual([line for line in driver.discovered["unusable"] if place in line], [])
+        self.assertEqual(select.select([person.stdout], [], [], 0)[0], [])
 
     def test_a_standby_is_skewed(self):
         copy = self.crash_copy()

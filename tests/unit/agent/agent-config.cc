@@ -53,6 +53,8 @@ TEST_CASE("without a file the defaults stand") {
   const AgentConfig config = load_agent_config("/nonexistent/agent.conf");
   CHECK(config.barrier_limit == protocol::barrier_limit);
   CHECK(config.postgresql.enabled);
+  CHECK(config.postgresql.search);
+  CHECK(config.mysql.search);
   CHECK(config.hold_writers);
 }
 
@@ -75,6 +77,8 @@ TEST_CASE("every key is read") {
   CHECK(config.postgresql.user == "pg");
   CHECK(config.postgresql.exclude_databases == std::vector<std::string>{"x", "y"});
   CHECK_FALSE(config.mysql.enabled);
+  CHECK_FALSE(config.postgresql.search);
+  CHECK_FALSE(config.mysql.search);
   CHECK(config.mysql.sockets == std::vector<std::string>{"/s"});
   CHECK(config.mysql.user == "my");
   CHECK(config.mysql.password_file == "/p");

@@ -68,3 +68,11 @@ TEST_CASE("versions and ports") {
   for (const char* bad : {"", ".s.PGSQL.", ".s.PGSQL.5432.lock", ".s.PGSQL.123456", "s.PGSQL.1", ".s.PGSQL.54a"})
     CHECK(socket_port(bad).empty());
 }
+
+TEST_CASE("clusters of one name are told apart") {
+  std::set<std::string> taken;
+  CHECK(distinct_name("15-main", "5432", taken) == "15-main");
+  CHECK(distinct_name("15-main", "5433", taken) == "15-main-port-5433");
+  CHECK(distinct_name("15-main", "5433", taken) == "15-main-port-5433-2");
+  CHECK(distinct_name("15-main", "5433", taken) == "15-main-port-5433-3");
+}
