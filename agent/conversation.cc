@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 
 namespace stillpoint {
@@ -95,10 +96,13 @@ void Conversation::hello(const Json& message) {
 void Conversation::prepare(const Json& message) {
   const std::string id = id_of(message);
   const std::uint64_t deadline_ms = std::min(json_uint(message, "deadline_ms"), most_deadline_ms);
-  const auto go = [this, id, deadline_ms, number = number_](const std::string&) {
+  std::optional<std::chrono::milliseconds> freeze_limit;
+  if (message.contains("freeze_limit_ms"))
+    freeze_limit = std::chrono::milliseconds(std::min(json_uint(message, "freeze_limit_ms"), most_deadline_ms));
+  const auto go = [this, id, deadline_ms, freeze_limit, number = number_](const std::string&) {
     if (number != number_) return;
     owner_gone_ = false;
-    still_point_.prepare(id, true, std::chrono::milliseconds(deadline_ms),
+    still_point_.prepare(id, true, std::chrono::milliseconds(deadline_ms), freeze_limit,
                          [this, id, number](const std::string& failure) {
                            if (number != number_) return still_point_.finish([](const std::string&) {});
                            owner_gone_ = !failure.empty();
@@ -120,6 +124,8 @@ void Conversation::prepare(const Json& message) {
 void Conversation::report(const Json& message) {
   const std::string id = id_of(message);
   const auto report = still_point_.report();
+  if (!report && id == still_point_.id())
+    return refuse(std::string(type::report), "the freeze did not call its hook: restart qemu-guest-agent");
   if (!report || report->id != id) return refuse(std::string(type::report), "there is no report of that id");
   Json answer = protocol::message(type::report);
   answer["id"] = id;

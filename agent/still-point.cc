@@ -114,12 +114,14 @@ std::string StillPoint::why_not_now() const {
   return {};
 }
 
-void StillPoint::prepare(const std::string& id, bool for_dumps, std::chrono::milliseconds freeze_within, Done done) {
+void StillPoint::prepare(const std::string& id, bool for_dumps, std::chrono::milliseconds freeze_within,
+                         std::optional<std::chrono::milliseconds> freeze_limit, Done done) {
   if (state_ != State::idle) return done(fmt::format("a still point is {} already", to_string(state_)));
   if (const std::string why = why_not_now(); !why.empty()) return done(why);
   report_ = Report{};
   report_.id = id;
   own_id_ = false;
+  freeze_limit_ = freeze_limit;
   freeze_timer_ = Source::after(freeze_within, [this] {
     if (state_ != State::prepared) return;
     log_warning("still point {}: no freeze came in time", report_.id);
@@ -221,7 +223,12 @@ void StillPoint::quiesce(std::chrono::milliseconds limit, std::vector<SiteHookRe
   const Deadline deadline(std::min(limit, config_.hook_limit));
   const auto take = [this, deadline, site_hooks = std::move(site_hooks)](Done answer) {
     report_.site_hooks = site_hooks;
-    take_barrier(deadline.at_most(config_.barrier_limit), std::move(answer));
+    std::chrono::milliseconds barrier = config_.barrier_limit;
+    for (const SiteHookReport& hook : site_hooks)
+      if (freeze_limit_) *freeze_limit_ -= std::min(hook.took, *freeze_limit_);
+    if (freeze_limit_) barrier = std::min(barrier, *freeze_limit_);
+    if (barrier.count() == 0) return answer("the site's hooks have used up the time that the freeze may take");
+    take_barrier(deadline.at_most(barrier), std::move(answer));
   };
   if (state_ == State::prepared) return take(std::move(done));
   if (state_ != State::idle && state_ != State::released)
@@ -232,6 +239,7 @@ void StillPoint::quiesce(std::chrono::milliseconds limit, std::vector<SiteHookRe
   report_ = Report{};
   report_.id = random_id();
   own_id_ = true;
+  freeze_limit_.reset();
   const std::chrono::milliseconds reserved = config_.barrier_limit + answer_reserve;
   const Deadline prepared_by = deadline.at_most(std::max(deadline.left() - reserved, answer_reserve));
   discover_and_prepare(false, prepared_by, [this, take, deadline, done = std::move(done)](const std::string& failure) {

@@ -43,8 +43,9 @@ class StillPoint {
   [[nodiscard]] bool may_be_frozen() const noexcept { return may_be_frozen_; }
 
   /// Discovers databases and opens what the barrier needs. Only when idle. When no freeze comes within `freeze_within`,
-  /// it finishes by itself.
-  void prepare(const std::string& id, bool for_dumps, std::chrono::milliseconds freeze_within, Done done);
+  /// it finishes by itself. A freeze whose site hooks and barrier would take longer than `freeze_limit` is refused.
+  void prepare(const std::string& id, bool for_dumps, std::chrono::milliseconds freeze_within,
+               std::optional<std::chrono::milliseconds> freeze_limit, Done done);
   /// What prepare() has found, as docs/protocol.md has it.
   [[nodiscard]] Json prepared_databases() const;
   [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
@@ -106,7 +107,8 @@ class StillPoint {
   std::vector<DatabaseReport> unusable_;  ///< servers that could not even be prepared
   std::vector<std::string> warnings_;
   std::unique_ptr<Watchdog> watchdog_;
-  std::optional<RaisedPriority> raised_;         ///< from the barrier to its release
+  std::optional<RaisedPriority> raised_;  ///< from the barrier to its release
+  std::optional<std::chrono::milliseconds> freeze_limit_;
   Source overdue_;                               ///< an engine does not return, or the disk does not take the report
   Source freeze_timer_;                          ///< no freeze came
   Source deadline_timer_;                        ///< no thaw came; then the next try to thaw

@@ -3,6 +3,7 @@
 
 #include "host/repository/manifest.hh"
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -29,8 +30,10 @@ struct BackupRequest {
   std::vector<std::string> exclude;  ///< not these targets
   std::vector<DiskImage> images;     ///< instead of a domain's disks
   std::filesystem::path scratch;     ///< for what the guest overwrites while its disks are read
-  unsigned parallel = 4;             ///< disks read at once
-  bool full = false;                 ///< read every disk in full
+  std::optional<std::chrono::milliseconds>
+      max_freeze;         ///< for the freeze call: give up, thawed, rather than take longer
+  unsigned parallel = 4;  ///< disks read at once
+  bool full = false;      ///< read every disk in full
   bool trees = true;
   bool dumps = true;
 };

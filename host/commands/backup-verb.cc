@@ -2,6 +2,7 @@
 #include "common/errors.hh"
 #include "host/commands/backup.hh"
 #include "host/commands/command.hh"
+#include "host/commands/format.hh"
 #include "host/commands/output.hh"
 #include "host/commands/still-point-text.hh"
 
@@ -19,6 +20,7 @@ namespace {
 struct Options {
   BackupRequest request;
   std::string require;
+  std::string max_freeze;
   std::vector<std::string> images;
   bool no_trees = false;
   bool no_dumps = false;
@@ -28,6 +30,7 @@ void complete(BackupRequest& request, const Options& options, const Invocation& 
   request.uri = invocation.libvirt_uri;
   request.trees = !options.no_trees;
   request.dumps = !options.no_dumps;
+  if (!options.max_freeze.empty()) request.max_freeze = parse_duration(options.max_freeze);
   if (!options.require.empty()) request.require = parse_grade(options.require);
   if (request.scratch.empty()) request.scratch = invocation.config.scratch_directory;
   std::set<std::string> targets;
@@ -68,6 +71,8 @@ RunVerb add_backup(CLI::App& parser) {
       ->type_name("TARGET=PATH[,format=raw|qcow2]");
   parser.add_option("--scratch", request.scratch, "where the guest's old blocks go while its disks are read")
       ->type_name("DIR");
+  parser.add_option("--max-freeze", options->max_freeze, "give up rather than hold writers longer, as in 2s")
+      ->type_name("DURATION");
   parser.add_option("--parallel", request.parallel, "disks that are read at once (4)")
       ->check(CLI::Range(1, 64))
       ->type_name("N");

@@ -114,7 +114,8 @@ std::unique_ptr<AgentClient> meet_agent(Run& run, const Domain& domain) {
 void prepare(Run& run, std::unique_ptr<AgentClient>& agent) {
   if (!agent) return;
   try {
-    const AgentClient::Prepared prepared = agent->prepare(run.manifest.id, Deadline(prepare_limit));
+    const AgentClient::Prepared prepared =
+        agent->prepare(run.manifest.id, Deadline(prepare_limit), run.request.max_freeze);
     for (const std::string& warning : prepared.warnings)
       run.manifest.warnings.push_back("agent: " + warning);
     for (const PreparedDatabase& database : prepared.databases)
@@ -159,7 +160,7 @@ void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required
   std::unique_ptr<FrozenGuest> frozen;
   if (run.evidence.guest_agent_fault.empty()) {
     try {
-      frozen = std::make_unique<FrozenGuest>(domain);
+      frozen = std::make_unique<FrozenGuest>(domain, run.request.max_freeze);
     } catch (const QuiesceError& e) {
       if (required > Grade::crash) throw;
       run.evidence.freeze_fault = e.what();

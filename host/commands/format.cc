@@ -53,6 +53,18 @@ std::uint64_t parse_size(std::string_view text) {
   throw UsageError(fmt::format("'{}' is not a size", printable(text)), "sizes look like 262144, 256K or 4M");
 }
 
+std::chrono::milliseconds parse_duration(std::string_view text) {
+  std::uint32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc()) {
+    const std::string_view unit = text.substr(static_cast<std::size_t>(end - text.data()));
+    if (unit == "ms") return std::chrono::milliseconds(value);
+    if (unit == "s") return std::chrono::seconds(value);
+    if (unit == "min") return std::chrono::minutes(value);
+  }
+  throw UsageError(fmt::format("'{}' is not a duration", printable(text)), "durations look like 500ms, 2s or 1min");
+}
+
 std::size_t display_width(std::string_view text) {
   return static_cast<std::size_t>(
       std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));

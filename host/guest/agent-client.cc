@@ -39,8 +39,9 @@ AgentClient::~AgentClient() {
   if (const std::string held = channel_->conversation.held(); !held.empty()) finish(held);
 }
 
-AgentClient::Prepared AgentClient::prepare(std::string_view id, const Deadline& deadline) {
-  return channel_->conversation.prepare(id, deadline);
+AgentClient::Prepared AgentClient::prepare(std::string_view id, const Deadline& deadline,
+                                           std::optional<std::chrono::milliseconds> freeze_limit) {
+  return channel_->conversation.prepare(id, deadline, freeze_limit);
 }
 
 Report AgentClient::report(std::string_view id, const Deadline& deadline) {

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -30,8 +31,10 @@ class AgentClient {
   /// finish() for what is still held, with a short limit; then unplugs.
   ~AgentClient();
 
-  /// Throws QuiesceError with the agent's words, Unreachable.
-  [[nodiscard]] Prepared prepare(std::string_view id, const Deadline& deadline);
+  /// The agent refuses a freeze whose site hooks and barrier would take longer than `freeze_limit`. Throws QuiesceError
+  /// with the agent's words, Unreachable.
+  [[nodiscard]] Prepared prepare(std::string_view id, const Deadline& deadline,
+                                 std::optional<std::chrono::milliseconds> freeze_limit = std::nullopt);
   /// After the thaw. Throws QuiesceError when the agent has none for that id.
   [[nodiscard]] Report report(std::string_view id, const Deadline& deadline);
 

@@ -172,12 +172,13 @@ Json AgentConversation::ask(std::string_view type, std::string_view answer, Json
   }
 }
 
-PreparedDatabases AgentConversation::prepare(std::string_view id, const Deadline& deadline) {
+PreparedDatabases AgentConversation::prepare(std::string_view id, const Deadline& deadline,
+                                             std::optional<std::chrono::milliseconds> freeze_limit) {
   held_ = id;
-  return parse_prepared(ask(
-      type::prepare, type::prepared,
-      Json{{"type", type::prepare}, {"id", id}, {"deadline_ms", static_cast<std::uint64_t>(deadline.left().count())}},
-      deadline));
+  Json request{
+      {"type", type::prepare}, {"id", id}, {"deadline_ms", static_cast<std::uint64_t>(deadline.left().count())}};
+  if (freeze_limit) request["freeze_limit_ms"] = static_cast<std::uint64_t>(freeze_limit->count());
+  return parse_prepared(ask(type::prepare, type::prepared, std::move(request), deadline));
 }
 
 Report AgentConversation::report(std::string_view id, const Deadline& deadline) {

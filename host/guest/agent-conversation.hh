@@ -63,7 +63,8 @@ class AgentConversation {
   [[nodiscard]] const std::string& held() const noexcept { return held_; }
 
   /// These do what AgentClient says of them.
-  [[nodiscard]] PreparedDatabases prepare(std::string_view id, const Deadline& deadline);
+  [[nodiscard]] PreparedDatabases prepare(std::string_view id, const Deadline& deadline,
+                                          std::optional<std::chrono::milliseconds> freeze_limit = std::nullopt);
   [[nodiscard]] Report report(std::string_view id, const Deadline& deadline);
   void run_dumps(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
                  std::chrono::milliseconds silence, const std::stop_token& stop);

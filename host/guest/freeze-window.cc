@@ -39,7 +39,7 @@ struct FreezeAnswer {
 
 }  // namespace
 
-FrozenGuest::FrozenGuest(const Domain& domain) : domain_(domain) {
+FrozenGuest::FrozenGuest(const Domain& domain, std::optional<std::chrono::milliseconds> most) : domain_(domain) {
   if (!domain_.running())
     throw QuiesceError(fmt::format("{} does not run: there is nothing to freeze", domain_.name()));
   if (guest_says_frozen(domain_, agent_ping_limit))
@@ -48,6 +48,11 @@ FrozenGuest::FrozenGuest(const Domain& domain) : domain_(domain) {
   guard_ = std::make_unique<ThawGuard>(domain_, guard_limit);
   limit_ = std::make_unique<AgentResponseTimeout>(domain_.state()->reach(), answer_limit);
   freeze();
+  if (!most || freeze_took_ <= *most) return;
+  thaw();
+  throw QuiesceError(fmt::format("freezing {} took {} ms, and {} ms are allowed", domain_.name(),
+                                 freeze_took_.count() / 1000, most->count()),
+                     "the guest is thawed; try again at a quieter time, or allow more");
 }
 
 void FrozenGuest::freeze() {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace stillpoint {
@@ -20,8 +21,8 @@ class FrozenGuest {
  public:
   /// Freezes within protocol::host_deadline. Throws QuiesceError with the guest thawed (after a time-out the state is
   /// unknown: it thaws, asks, then judges), Unreachable when libvirt is gone. Where even the thaw fails, the child is
-  /// left to keep trying, and the error says so.
-  explicit FrozenGuest(const Domain& domain);
+  /// left to keep trying, and the error says so. A freeze that took longer than `most` is a failed one.
+  explicit FrozenGuest(const Domain& domain, std::optional<std::chrono::milliseconds> most = std::nullopt);
   FrozenGuest(const FrozenGuest&) = delete;
   FrozenGuest& operator=(const FrozenGuest&) = delete;
   ~FrozenGuest();

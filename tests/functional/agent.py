@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -194,8 +195,8 @@ class AgentTest(unittest.TestCase):
         self.host.send("hello", version=1, nonce=nonce)
         self.assertEqual(self.host.message("hello")["nonce"], nonce)
 
-    def prepare(self, identity):
-        self.host.send("prepare", id=identity, deadline_ms=60000)
+    def prepare(self, identity, **limits):
+        self.host.send("prepare", id=identity, deadline_ms=60000, **limits)
         prepared = self.host.message("prepared")
         self.assertEqual(prepared["id"], identity)
         return prepared
@@ -775,6 +776,28 @@ class WithPostgreSql(AgentTest):
         self.finish("1" * 32)
         self.quiesce()
         self.assertFalse(self.database.writes("held back"))
+        self.release()
+
+    def test_a_freeze_has_a_limit(self):
+        """The barrier would come after a second, the host allows less; and what site hooks take counts."""
+        self.start("barrier_limit_ms=6000\n")
+        self.prepare("1" * 32, freeze_limit_ms=300)
+        holder = self.transaction()
+        ending = threading.Timer(1, lambda: holder.communicate("ROLLBACK;\n"))
+        ending.start()
+        self.addCleanup(ending.join)
+        self.assertNotEqual(self.hook("freeze").returncode, 0)
+        self.assertTrue(self.database.writes("after the refusal"))
+        self.finish("1" * 32)
+        ending.join()
+        self.site_hook("10-slow", "sleep 0.4")
+        self.prepare("2" * 32, freeze_limit_ms=300)
+        done = self.hook("freeze")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("used up", done.stderr)
+        self.finish("2" * 32)
+        self.prepare("3" * 32, freeze_limit_ms=6000)
+        self.quiesce()
         self.release()
 
     def transaction(self):

@@ -120,10 +120,10 @@ class StillPoint(unittest.TestCase):
     def our_package(self, present):
         """Makes the guest one that has our package, or one that has not: neither agent nor hook."""
         if present:
-            change = f"rm {NO_HOOK}; systemctl start stillpoint-agent"
+            change = f"rm {NO_HOOK}; systemctl unmask --runtime stillpoint-agent; systemctl start stillpoint-agent"
         else:
             change = (
-                f"systemctl stop stillpoint-agent; mkdir -p $(dirname {NO_HOOK});"
+                f"systemctl mask --runtime --now stillpoint-agent; mkdir -p $(dirname {NO_HOOK});"
                 f"printf '[Service]\\nExecStart=\\nExecStart=-/usr/sbin/qemu-ga $DAEMON_ARGS\\n' >{NO_HOOK}"
             )
         self.guest.write_file("/run/change", f"{change}\nsystemctl daemon-reload; systemctl restart qemu-guest-agent\n".encode())

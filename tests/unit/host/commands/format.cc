@@ -30,6 +30,11 @@ TEST_CASE("durations are read at a glance") {
 }
 
 TEST_CASE("sizes on the command line") {
+  CHECK(parse_duration("500ms").count() == 500);
+  CHECK(parse_duration("2s").count() == 2000);
+  CHECK(parse_duration("1min").count() == 60000);
+  for (const char* wrong : {"", "2", "s", "-1s", "2 s", "99999999999s"})
+    CHECK_THROWS_AS(static_cast<void>(parse_duration(wrong)), UsageError);
   CHECK(parse_size("262144") == 262144);
   CHECK(parse_size("256K") == 262144);
   CHECK(parse_size("4MiB") == 4194304);
