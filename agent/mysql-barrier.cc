@@ -140,7 +140,7 @@ void Barrier::lock_tables(const Deadline& deadline) {
   }
 }
 
-void Barrier::flush_ahead(const Server& server, const Deadline& deadline) {
+void Barrier::flush_log(const Server& server, const Deadline& deadline) {
   // MySQL before 5.7 does not know the log by this name, nor any other way.
   if (!server.mariadb && server.version_number < 50700) return;
   session_.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", deadline);
@@ -152,7 +152,7 @@ void Barrier::flush(const Server& server, const Deadline& deadline) {
   const std::string setting = "SET GLOBAL innodb_flush_log_at_trx_commit=";
   const bool lazy = server.mariadb && session_.value("SELECT @@global.innodb_flush_log_at_trx_commit", deadline) == "0";
   if (lazy) session_.execute(setting + "1", deadline);
-  flush_ahead(server, deadline);
+  flush_log(server, deadline);
   if (!lazy) return;
   try {
     session_.execute(setting + "0", deadline);

@@ -40,9 +40,6 @@ class Barrier {
   /// Holds the data as well: nothing is committed from here on. Throws SessionError with nothing held.
   void hold_writers(const Deadline& deadline);
 
-  /// Makes flush() quick, before the barrier; promises nothing. Throws SessionError.
-  void flush_ahead(const Server& server, const Deadline& deadline);
-
   /// Everything committed is with the kernel, whatever the server's settings for flushing are. Throws SessionError.
   void flush(const Server& server, const Deadline& deadline);
 
@@ -54,6 +51,7 @@ class Barrier {
   [[nodiscard]] std::uint64_t attempts() const noexcept { return attempts_; }
 
  private:
+  void flush_log(const Server& server, const Deadline& deadline);
   void take_stages(const Deadline& deadline);
   void lock_tables(const Deadline& deadline);
   void undo(const Deadline& deadline) noexcept;

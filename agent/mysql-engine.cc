@@ -80,8 +80,10 @@ void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
     catalogue_ = read_catalogue(*session_, deadline);
     plan_dumps(deadline);
     warm_up(deadline);
-    // What is flushed now need not be flushed while writers wait.
-    barrier_->flush_ahead(server_, deadline);
+    // What is flushed now need not be flushed while writers wait; and an account that lacks a right shows it here.
+    barrier_->flush(server_, deadline);
+    static_cast<void>(read_position(*session_, server_, deadline));
+    static_cast<void>(count_prepared_transactions(*session_, deadline));
     wait_for_tools(deadline);
     wait_for_accounts(deadline);
   } catch (const std::exception& error) {

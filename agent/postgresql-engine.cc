@@ -316,14 +316,18 @@ void ClusterEngine::prove_globals(const Deadline& deadline) {
     globals_report_.reason = fmt::format("not dumped before the barrier: {}", globals_problem_);
     return;
   }
-  if (session_->ask_one(globals_fingerprint(version_), deadline).text(0, 0) == globals_fingerprint_) {
-    globals_report_.exactness = Exactness::exact;
-    globals_report_.reason.clear();
-    return;
-  }
-  globals_.reset();
   globals_report_.exactness = Exactness::skewed;
-  globals_report_.reason = "roles or tablespaces changed shortly before the barrier";
+  try {
+    if (session_->ask_one(globals_fingerprint(version_), deadline).text(0, 0) == globals_fingerprint_) {
+      globals_report_.exactness = Exactness::exact;
+      globals_report_.reason.clear();
+      return;
+    }
+    globals_.reset();
+    globals_report_.reason = "roles or tablespaces changed shortly before the barrier";
+  } catch (const QuiesceError& error) {
+    globals_report_.reason = fmt::format("roles and tablespaces could not be compared: {}", error.what());
+  }
 }
 
 void ClusterEngine::attest() {

@@ -448,6 +448,18 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertIn("created after", report["late"]["reason"])
         self.assertEqual(report[""]["not_covered"], [{"kind": "excluded-database", "name": "postgres", "count": 1}])
 
+    def test_globals_that_cannot_be_read_do_not_fail_the_barrier(self):
+        driver = self.driver()
+        driver.must("prepare")
+        holder = self.transaction()
+        holder.run("BEGIN; LOCK TABLE pg_shseclabel IN ACCESS EXCLUSIVE MODE")
+        self.quiesce(driver)
+        entry = driver.report()[""]
+        driver.must("release")
+        holder.run("ROLLBACK")
+        self.assertEqual(entry["exactness"], "skewed")
+        self.assertIn("could not be compared", entry["reason"])
+
     def test_changed_globals_are_told(self):
         driver = self.driver()
         driver.must("prepare")
