@@ -67,9 +67,8 @@ void MySqlEngine::connect(const Deadline& deadline) {
   // would have thawed the file systems.
   const auto abandoned_after =
       std::chrono::ceil<std::chrono::seconds>(config_.guest_deadline) + std::chrono::seconds(5);
-  if (barrier_kind_ == BarrierKind::read_lock)
-    interrupter_ = std::make_unique<Session>(*relay_, server_.account, deadline);
-  barrier_ = std::make_unique<Barrier>(*session_, interrupter_.get(), barrier_kind_, abandoned_after);
+  second_session_ = std::make_unique<Session>(*relay_, server_.account, deadline);
+  barrier_ = std::make_unique<Barrier>(*session_, *second_session_, barrier_kind_, abandoned_after);
 }
 
 void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
@@ -390,7 +389,7 @@ void MySqlEngine::drop_dumps() noexcept {
 void MySqlEngine::finish() noexcept {
   dumps_.clear();  // kills what still runs
   barrier_.reset();
-  interrupter_.reset();
+  second_session_.reset();
   session_.reset();
   std::shared_ptr<Relay> relay;
   const std::lock_guard lock(relay_mutex_);
