@@ -94,7 +94,11 @@ void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
   }
   learn_lock_order(deadline);
   if (!options_.standby)
-    rehearse_barrier(databases_, position(version_, options_.standby), deadline.at_most(rehearsal_limit));
+    rehearse_barrier(databases_, position(version_, options_.standby),
+                     deadline.at_most(std::min(rehearsal_limit, deadline.left() / 2)));
+  // A rehearsal that takes too long loses its sessions, and must not cost the dump.
+  for (Database& database : databases_)
+    if (!database.usable() && database.report.exactness != Exactness::failed) open_database(database, deadline);
   if (globals) collect_globals(std::move(*globals), deadline);
   // Leaves little to write for the one inside the barrier. A slow disk is no reason to fail.
   const milliseconds limit = deadline.left() / 2;

@@ -490,6 +490,37 @@ class PostgreSqlTest(unittest.TestCase):
         driver.process.kill()
         self.wait_until(self.locks(), "0")
 
+    def test_a_rehearsal_that_hangs_costs_no_dump(self):
+        def backends(database="app"):
+            return [pid for pid in self.server.processes() if f" {database}" in title(pid) and "[local]" in title(pid)]
+
+        def title(pid):
+            try:
+                with open(f"/proc/{pid}/cmdline") as line:
+                    return line.read()
+            except OSError:
+                return ""
+
+        driver = self.driver()
+        driver.process.stdin.write("prepare 8000\n")
+        end = time.monotonic() + 20
+        # The last database's sessions are opened, app's are waiting.
+        while len(backends("we ird")) < 2:
+            self.assertLess(time.monotonic(), end, "no session")
+        found = backends()
+        os.kill(found[0], signal.SIGSTOP)
+        try:
+            self.assertTrue(driver.answer()["ok"])
+        finally:
+            os.kill(found[0], signal.SIGCONT)
+        # It was given up: the server ends it.
+        end = time.monotonic() + 20
+        while found[0] in backends():
+            self.assertLess(time.monotonic(), end, "the session was not stopped in time")
+        self.quiesce(driver)
+        driver.must("release")
+        self.assertEqual((driver.report()["app"]["exactness"], driver.report()["app"]["reason"]), ("exact", ""))
+
     def test_a_hung_server_costs_no_more_than_the_limit(self):
         driver = self.driver()
         driver.must("prepare")
