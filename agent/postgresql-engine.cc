@@ -58,7 +58,7 @@ DatabaseReport ClusterEngine::blank_report(const std::string& database) const {
 
 void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
   for_dumps_ = for_dumps;
-  session_ = std::make_unique<Session>(server_, "postgres", cancellation_, deadline);
+  session_ = std::make_unique<Session>(server_, server_.database, cancellation_, deadline);
   read_cluster_facts(deadline);
 
   std::optional<RunningDump> globals;

@@ -565,6 +565,19 @@ class PostgreSqlTest(unittest.TestCase):
         for entry in entries[1:]:
             self.assertEqual((entry["dump"], entry["reason"][:19]), ("", "no connections left"))
 
+    def test_a_cluster_without_the_database_postgres(self):
+        copy = self.crash_copy()
+        server = self.recover(copy)
+        server.sql("DROP DATABASE postgres", "template1")
+        driver = Driver(copy + "/s")
+        self.addCleanup(driver.close)
+        driver.must("prepare")
+        driver.must("quiesce")
+        driver.must("release")
+        self.assertEqual({name: entry["exactness"] for name, entry in driver.report().items()},
+                         {"": "exact", "app": "exact", WEIRD: "exact"})
+        self.assertIn(b"CREATE ROLE postgres", self.take_dump(driver, "@globals"))
+
     def test_servers_are_found_wherever_they_listen(self):
         """Each once; one that cannot be reached any more leaves a trace."""
         copy = self.crash_copy()
