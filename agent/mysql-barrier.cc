@@ -120,7 +120,7 @@ void Barrier::lock_tables(const Deadline& deadline) {
     const Timer timer(wait, [&] {
       late = true;
       try {
-        interrupter_->execute(interrupt, deadline);
+        second_.execute(interrupt, deadline);
       } catch (const std::exception& error) {
         log_info("cannot interrupt the wait for a read lock, it ends by itself: {}", error.what());
       }
@@ -140,7 +140,7 @@ void Barrier::lock_tables(const Deadline& deadline) {
   }
 }
 
-void Barrier::flush_ahead(const Server& server, const Deadline& deadline) {
+void Barrier::flush_log(const Server& server, const Deadline& deadline) {
   // MySQL before 5.7 does not know the log by this name, nor any other way.
   if (!server.mariadb && server.version_number < 50700) return;
   session_.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", deadline);
@@ -151,16 +151,25 @@ void Barrier::flush(const Server& server, const Deadline& deadline) {
   // log and leaves it to the kernel, which is enough: freezing a file system syncs it.
   const std::string setting = "SET GLOBAL innodb_flush_log_at_trx_commit=";
   const bool lazy = server.mariadb && session_.value("SELECT @@global.innodb_flush_log_at_trx_commit", deadline) == "0";
-  if (lazy) session_.execute(setting + "1", deadline);
-  flush_ahead(server, deadline);
-  if (!lazy) return;
+  if (!lazy) return flush_log(server, deadline);
+  const auto restore = [&](const Deadline& limit) {
+    try {
+      // A session that ran out of time is lost.
+      (session_.alive() ? session_ : second_).execute(setting + "0", limit);
+    } catch (const SessionError& error) {
+      log_warning("{} {}: innodb_flush_log_at_trx_commit was 0 and is left at 1: {}", server.engine(), server.instance,
+                  error.what());
+      throw;
+    }
+  };
   try {
-    session_.execute(setting + "0", deadline);
-  } catch (const SessionError& error) {
-    log_warning("{} {}: innodb_flush_log_at_trx_commit was 0 and is left at 1: {}", server.engine(), server.instance,
-                error.what());
+    session_.execute(setting + "1", deadline);
+    flush_log(server, deadline);
+  } catch (const SessionError&) {
+    restore(Deadline(undo_limit));
     throw;
   }
+  restore(deadline);
 }
 
 void Barrier::undo(const Deadline& deadline) noexcept {

@@ -27,11 +27,11 @@ enum class BarrierKind {
 /// Kills nobody's statement but its own.
 class Barrier {
  public:
-  /// `session` outlives it, and so does `interrupter`, a second one from which a read lock that waits too long is
-  /// interrupted; only that kind needs it. `abandoned_after`: the server ends the session when we are silent that long
+  /// `session` outlives it, and so does `second`, from which a read lock that waits too long is interrupted, and what a
+  /// lost session has set is set back. `abandoned_after`: the server ends the session when we are silent that long
   /// while the barrier stands.
-  Barrier(Session& session, Session* interrupter, BarrierKind kind, std::chrono::seconds abandoned_after) noexcept
-      : session_(session), interrupter_(interrupter), kind_(kind), abandoned_after_(abandoned_after) {}
+  Barrier(Session& session, Session& second, BarrierKind kind, std::chrono::seconds abandoned_after) noexcept
+      : session_(session), second_(second), kind_(kind), abandoned_after_(abandoned_after) {}
 
   /// Bounds the session's waits, and keeps tables from being created, altered or dropped where the server can do that
   /// alone. Data changes go on. Throws SessionError with nothing held.
@@ -39,9 +39,6 @@ class Barrier {
 
   /// Holds the data as well: nothing is committed from here on. Throws SessionError with nothing held.
   void hold_writers(const Deadline& deadline);
-
-  /// Makes flush() quick, before the barrier; promises nothing. Throws SessionError.
-  void flush_ahead(const Server& server, const Deadline& deadline);
 
   /// Everything committed is with the kernel, whatever the server's settings for flushing are. Throws SessionError.
   void flush(const Server& server, const Deadline& deadline);
@@ -54,6 +51,7 @@ class Barrier {
   [[nodiscard]] std::uint64_t attempts() const noexcept { return attempts_; }
 
  private:
+  void flush_log(const Server& server, const Deadline& deadline);
   void take_stages(const Deadline& deadline);
   void lock_tables(const Deadline& deadline);
   void undo(const Deadline& deadline) noexcept;
@@ -61,7 +59,7 @@ class Barrier {
   void attempt(const Deadline& deadline, const Take& take);
 
   Session& session_;
-  Session* interrupter_;
+  Session& second_;
   BarrierKind kind_;
   std::chrono::seconds abandoned_after_;
   std::uint64_t attempts_ = 0;

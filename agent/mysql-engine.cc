@@ -67,9 +67,8 @@ void MySqlEngine::connect(const Deadline& deadline) {
   // would have thawed the file systems.
   const auto abandoned_after =
       std::chrono::ceil<std::chrono::seconds>(config_.guest_deadline) + std::chrono::seconds(5);
-  if (barrier_kind_ == BarrierKind::read_lock)
-    interrupter_ = std::make_unique<Session>(*relay_, server_.account, deadline);
-  barrier_ = std::make_unique<Barrier>(*session_, interrupter_.get(), barrier_kind_, abandoned_after);
+  second_session_ = std::make_unique<Session>(*relay_, server_.account, deadline);
+  barrier_ = std::make_unique<Barrier>(*session_, *second_session_, barrier_kind_, abandoned_after);
 }
 
 void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
@@ -80,8 +79,10 @@ void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
     catalogue_ = read_catalogue(*session_, deadline);
     plan_dumps(deadline);
     warm_up(deadline);
-    // What is flushed now need not be flushed while writers wait.
-    barrier_->flush_ahead(server_, deadline);
+    // What is flushed now need not be flushed while writers wait; and an account that lacks a right shows it here.
+    barrier_->flush(server_, deadline);
+    static_cast<void>(read_position(*session_, server_, deadline));
+    static_cast<void>(count_prepared_transactions(*session_, deadline));
     wait_for_tools(deadline);
     wait_for_accounts(deadline);
   } catch (const std::exception& error) {
@@ -388,7 +389,7 @@ void MySqlEngine::drop_dumps() noexcept {
 void MySqlEngine::finish() noexcept {
   dumps_.clear();  // kills what still runs
   barrier_.reset();
-  interrupter_.reset();
+  second_session_.reset();
   session_.reset();
   std::shared_ptr<Relay> relay;
   const std::lock_guard lock(relay_mutex_);

@@ -71,7 +71,7 @@ class MySqlEngine : public Engine {
   std::shared_ptr<Relay> relay_;  ///< shared with a cancel() in another thread
   std::mutex relay_mutex_;        ///< guards the pointer only
   std::unique_ptr<Session> session_;
-  std::unique_ptr<Session> interrupter_;
+  std::unique_ptr<Session> second_session_;
   std::unique_ptr<Barrier> barrier_;
   Catalogue catalogue_;
   std::vector<Dump> dumps_;

@@ -63,7 +63,7 @@ RunningDump dump_database(const Server& server, int server_version, const std::s
 
 RunningDump dump_globals(const Server& server, int server_version) {
   return run(server, find_program("pg_dumpall", server_version),
-             {"--globals-only", "--no-password", "--dbname=" + conninfo(server, "postgres")});
+             {"--globals-only", "--no-password", "--dbname=" + conninfo(server, server.database)});
 }
 
 std::string read_dump(RunningDump dump, std::size_t limit, const Deadline& deadline) {

@@ -58,7 +58,7 @@ DatabaseReport ClusterEngine::blank_report(const std::string& database) const {
 
 void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
   for_dumps_ = for_dumps;
-  session_ = std::make_unique<Session>(server_, "postgres", cancellation_, deadline);
+  session_ = std::make_unique<Session>(server_, server_.database, cancellation_, deadline);
   read_cluster_facts(deadline);
 
   std::optional<RunningDump> globals;
@@ -94,7 +94,11 @@ void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
   }
   learn_lock_order(deadline);
   if (!options_.standby)
-    rehearse_barrier(databases_, position(version_, options_.standby), deadline.at_most(rehearsal_limit));
+    rehearse_barrier(databases_, position(version_, options_.standby),
+                     deadline.at_most(std::min(rehearsal_limit, deadline.left() / 2)));
+  // A rehearsal that takes too long loses its sessions, and must not cost the dump.
+  for (Database& database : databases_)
+    if (!database.usable() && database.report.exactness != Exactness::failed) open_database(database, deadline);
   if (globals) collect_globals(std::move(*globals), deadline);
   // Leaves little to write for the one inside the barrier. A slow disk is no reason to fail.
   const milliseconds limit = deadline.left() / 2;
@@ -316,14 +320,18 @@ void ClusterEngine::prove_globals(const Deadline& deadline) {
     globals_report_.reason = fmt::format("not dumped before the barrier: {}", globals_problem_);
     return;
   }
-  if (session_->ask_one(globals_fingerprint(version_), deadline).text(0, 0) == globals_fingerprint_) {
-    globals_report_.exactness = Exactness::exact;
-    globals_report_.reason.clear();
-    return;
-  }
-  globals_.reset();
   globals_report_.exactness = Exactness::skewed;
-  globals_report_.reason = "roles or tablespaces changed shortly before the barrier";
+  try {
+    if (session_->ask_one(globals_fingerprint(version_), deadline).text(0, 0) == globals_fingerprint_) {
+      globals_report_.exactness = Exactness::exact;
+      globals_report_.reason.clear();
+      return;
+    }
+    globals_.reset();
+    globals_report_.reason = "roles or tablespaces changed shortly before the barrier";
+  } catch (const QuiesceError& error) {
+    globals_report_.reason = fmt::format("roles and tablespaces could not be compared: {}", error.what());
+  }
 }
 
 void ClusterEngine::attest() {

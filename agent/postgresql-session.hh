@@ -24,8 +24,9 @@ namespace stillpoint::postgresql {
 struct Server {
   std::string socket_directory;
   std::string port;
-  std::string user;               ///< the role
-  std::optional<OsUser> os_user;  ///< whose uid the server must see; empty: our own
+  std::string user;                   ///< the role
+  std::optional<OsUser> os_user;      ///< whose uid the server must see; empty: our own
+  std::string database = "postgres";  ///< for what concerns the whole cluster
 };
 
 /// Wakes whoever waits for a server, from any thread.

@@ -74,9 +74,25 @@ struct Identity {
   [[nodiscard]] std::pair<std::string, std::string> key() const { return {data_directory, started}; }
 };
 
-Identity identify(const Server& server, const Deadline& deadline) {
+/// Finds out which database is there for everybody: some drop the one made for that.
+Session connect(Server& server, const Cancellation& cancellation, const Deadline& deadline) {
+  try {
+    return Session(server, server.database, cancellation, deadline);
+  } catch (const QueryError&) {
+    try {
+      Session session(server, "template1", cancellation, deadline);
+      server.database = "template1";
+      return session;
+    } catch (const QueryError&) {
+      // The first one's reason is the better one.
+    }
+    throw;
+  }
+}
+
+Identity identify(Server& server, const Deadline& deadline) {
   const Cancellation never;
-  Session session(server, "postgres", never, deadline);
+  Session session = connect(server, never, deadline);
   if (session.server_version() < oldest_version)
     throw QuiesceError(fmt::format("version {} is older than 9.6", major_version(session.server_version())));
   const Rows rows = session.ask_one(

@@ -5,6 +5,7 @@
 #include "agent/mount-points.hh"
 #include "agent/report-file.hh"
 #include "common/errors.hh"
+#include "common/glib.hh"
 #include "common/log.hh"
 #include "config.hh"
 
@@ -59,6 +60,17 @@ void sync_everything() {
 MountPoints& mounts_to_thaw() {
   static MountPoints mounts;
   return mounts;
+}
+
+/// Nobody else will. It limits itself, and belongs to nobody once it runs.
+void thaw_site_hooks() {
+  std::string program = libexec_program("fsfreeze-hook");
+  std::string verb = "thaw-site-hooks";
+  std::array<char*, 3> arguments{program.data(), verb.data(), nullptr};
+  const auto flags = static_cast<GSpawnFlags>(G_SPAWN_STDOUT_TO_DEV_NULL | G_SPAWN_STDERR_TO_DEV_NULL);
+  GErrorOut error;
+  if (g_spawn_async("/", arguments.data(), nullptr, flags, nullptr, nullptr, nullptr, error) == 0)
+    log_warning("the site's hooks are not thawed: {}", error.message());
 }
 
 }  // namespace
@@ -384,6 +396,7 @@ void StillPoint::thaw_all(int times) {
   const auto thaw = [first = times == most_thaws] {
     if (first) mounts_to_thaw().open();
     mounts_to_thaw().thaw();
+    if (first) thaw_site_hooks();
   };
   run_blocking({thaw}, [this, times](const std::vector<std::string>&) {
     thawing_ = false;

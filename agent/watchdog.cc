@@ -24,13 +24,13 @@ namespace {
 
 constexpr std::chrono::milliseconds answer_limit{2000};
 
-/// The tests run from the build tree.
-std::string program() {
-  const char* directory = std::getenv("STILLPOINT_LIBEXEC");
-  return fmt::format("{}/stillpoint-watchdog", directory != nullptr ? directory : STILLPOINT_LIBEXEC);
-}
-
 }  // namespace
+
+std::string libexec_program(std::string_view name) {
+  // The tests run from the build tree.
+  const char* directory = std::getenv("STILLPOINT_LIBEXEC");
+  return fmt::format("{}/{}", directory != nullptr ? directory : STILLPOINT_LIBEXEC, name);
+}
 
 Watchdog::Watchdog() {
   int ends[2];
@@ -49,7 +49,7 @@ Watchdog::Watchdog() {
   ::sigfillset(&all);
   ::posix_spawnattr_setsigmask(&attributes, &none);
   ::posix_spawnattr_setsigdefault(&attributes, &all);
-  const std::string path = program();
+  const std::string path = libexec_program("stillpoint-watchdog");
   std::string name = "stillpoint-watchdog";
   char* const arguments[] = {name.data(), nullptr};
   char* const environment[] = {nullptr};

@@ -6,8 +6,13 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <string>
+#include <string_view>
 
 namespace stillpoint {
+
+/// The path of one of our own programs that are no commands.
+[[nodiscard]] std::string libexec_program(std::string_view name);
 
 /// The agent's end of the watchdog, a process of its own that thaws every file system at the deadline, and every second
 /// of the minute after it until it is disarmed, whoever has died by then.

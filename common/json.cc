@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include <vector>
+
 namespace stillpoint {
 
 namespace {
@@ -42,24 +44,81 @@ bool as_bool(const Json& value, std::string_view field) {
   return value.get<bool>();
 }
 
+/// Where every value costs so few bytes, memory is what somebody is after.
+constexpr std::size_t least_bytes_a_value = 8;
+/// Keeping their order, an object looks through all its keys for each new one.
+constexpr std::size_t most_keys = 256;
+constexpr std::size_t longest_key = 1024;
+constexpr std::size_t longest_string = std::size_t{256} << 10;
+
+/// Looks through a document before memory is spent on it. In linear time, which the parser's own callback does not
+/// take.
+class Bounds final : public nlohmann::json_sax<Json> {
+ public:
+  explicit Bounds(const JsonLimits& limits)
+      : most_values_(limits.bytes / least_bytes_a_value), depth_(static_cast<std::size_t>(limits.depth)) {}
+
+  /// Which limit is exceeded, as the end of a sentence; empty when none is.
+  [[nodiscard]] const std::string& broken() const noexcept { return broken_; }
+
+  bool null() override { return value(); }
+  bool boolean(bool /*value*/) override { return value(); }
+  bool number_integer(number_integer_t /*value*/) override { return value(); }
+  bool number_unsigned(number_unsigned_t /*value*/) override { return value(); }
+  bool number_float(number_float_t /*value*/, const string_t& /*text*/) override { return value(); }
+  bool string(string_t& text) override {
+    return value() && within(text.size(), longest_string, "has a string of more than {} bytes");
+  }
+  bool binary(binary_t& /*bytes*/) override { return value(); }
+  bool start_object(std::size_t /*elements*/) override { return open(); }
+  bool end_object() override { return close(); }
+  bool start_array(std::size_t /*elements*/) override { return open(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& name) override {
+    return within(name.size(), longest_key, "has a key of more than {} bytes") &&
+           within(++keys_.back(), most_keys, "has an object of more than {} fields");
+  }
+  bool parse_error(std::size_t /*position*/, const std::string& /*token*/,
+                   const nlohmann::detail::exception& /*error*/) override {
+    return false;
+  }
+
+ private:
+  bool within(std::size_t count, std::size_t most, fmt::format_string<std::size_t&> complaint) {
+    if (count > most) broken_ = fmt::format(complaint, most);
+    return count <= most;
+  }
+  bool value() { return within(++values_, most_values_, "has more than {} values"); }
+  bool open() {
+    keys_.push_back(0);
+    return value() && within(keys_.size(), depth_, "is nested deeper than {}");
+  }
+  bool close() {
+    keys_.pop_back();
+    return true;
+  }
+
+  std::size_t most_values_;
+  std::size_t depth_;
+  std::size_t values_ = 0;
+  std::vector<std::size_t> keys_;  ///< of every object that is open, 0 for an array
+  std::string broken_;
+};
+
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view what, JsonLimits limits) {
   if (text.size() > limits.bytes)
     throw ProtocolError(fmt::format("{} has {} bytes, more than {}", what, text.size(), limits.bytes));
-  bool too_deep = false;
-  const auto callback = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > limits.depth) too_deep = true;
-    return !too_deep;
-  };
-  Json value;
+  Bounds bounds(limits);
+  // Malformed text ends it too; what is wrong with it is told below.
+  if (!Json::sax_parse(text.begin(), text.end(), &bounds) && !bounds.broken().empty())
+    throw ProtocolError(fmt::format("{} {}", what, bounds.broken()));
   try {
-    value = Json::parse(text.begin(), text.end(), callback);
+    return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& e) {
     throw ProtocolError(fmt::format("{} is not JSON: {}", what, e.what()));
   }
-  if (too_deep) throw ProtocolError(fmt::format("{} is nested deeper than {}", what, limits.depth));
-  return value;
 }
 
 std::string dump_json(const Json& value, int indent) {

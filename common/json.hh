@@ -19,7 +19,8 @@ struct JsonLimits {
   int depth = 16;
 };
 
-/// Parses untrusted text. Throws ProtocolError that names `what` when it is too long, too deep, not UTF-8 or not JSON.
+/// Parses untrusted text. Throws ProtocolError that names `what` when it is too long or deep, has too many
+/// values (one in 8 bytes) or fields, too long strings, is not UTF-8 or not JSON. In linear time.
 [[nodiscard]] Json parse_json(std::string_view text, std::string_view what, JsonLimits limits = {});
 
 /// Compact and valid UTF-8 whatever the strings hold (invalid bytes become U+FFFD).

@@ -144,7 +144,11 @@ class AgentTest(unittest.TestCase):
         self.control = self.scratch + "/agent.sock"
         self.report_path = self.scratch + "/state/report.json"
         os.mkdir(self.hooks, 0o755)
-        self.environment = {"PATH": os.environ["PATH"], "STILLPOINT_LIBEXEC": os.path.dirname(AGENT),
+        libexec = self.scratch + "/libexec"
+        os.mkdir(libexec)
+        for program in (HOOK, os.path.dirname(AGENT) + "/stillpoint-watchdog"):
+            os.symlink(program, f"{libexec}/{os.path.basename(program)}")
+        self.environment = {"PATH": os.environ["PATH"], "STILLPOINT_LIBEXEC": libexec,
                             "STILLPOINT_HOOK_DIRECTORIES": self.hooks, "STILLPOINT_CONTROL_SOCKET": self.control}
         self.agent = None
 
@@ -418,6 +422,17 @@ class SiteHooks(AgentTest):
         self.assertEqual(self.site_log(), ["10-good freeze", "20-bad freeze", "20-bad thaw", "10-good thaw"])
         self.assertFalse(os.path.exists(self.report_path))
 
+    def test_thaw_that_fails(self):
+        """Said, but qemu-ga's thaw has not failed."""
+        self.start()
+        self.site_hook("10-good", "exit 0")
+        self.site_hook("20-bad", '[ "$1" = freeze ]')
+        self.quiesce()
+        done = self.hook("thaw")
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("20-bad thaw: exit status 1", done.stderr)
+        self.assertEqual(self.site_log()[2:], ["20-bad thaw", "10-good thaw"])
+
     def test_no_agent(self):
         """Fails closed."""
         self.site_hook("10-good", "exit 0")
@@ -604,6 +619,7 @@ class Window(AgentTest):
 
     def test_no_thaw_comes(self):
         """The still point is tainted, and the agent works on."""
+        self.site_hook("10-good", "exit 0")
         self.start(self.LIMITS)
         self.prepare("a" * 32)
         self.freeze()
@@ -616,6 +632,7 @@ class Window(AgentTest):
         self.finish("a" * 32)
         self.host.send("prepare", id="b" * 32, deadline_ms=60000)
         self.assertIn("frozen", self.host.message("error")["message"])
+        wait_until(lambda: self.site_log() == ["10-good freeze", "10-good thaw"], 10, "site hooks are not thawed")
         self.release()
         self.assertIn("no thaw came", self.log())
         self.prepare("b" * 32)

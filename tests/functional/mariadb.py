@@ -378,6 +378,38 @@ class MariaDb(unittest.TestCase):
         self.assertEqual(report["@system"]["dump"], "mariadb/default/%40system")
         self.assertEqual(report[""]["dump"], "mariadb/default/@system")
 
+    def test_an_account_without_the_rights_is_told_in_time(self):
+        self.server.sql(
+            "CREATE USER limited@localhost IDENTIFIED BY 'word'; GRANT ALL ON *.* TO limited@localhost;"
+            "REVOKE BINLOG MONITOR, SUPER ON *.* FROM limited@localhost"
+        )
+        self.addCleanup(self.server.sql, "DROP USER limited@localhost")
+        # With 0 the right to set it is missed first.
+        self.server.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+        self.addCleanup(self.server.sql, "SET GLOBAL innodb_flush_log_at_trx_commit = 0")
+        path = os.path.join(self.scratch, "password")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("word\n")
+        driver = self.driver("", "limited", path)
+        answer = driver.try_to("prepare")
+        self.assertFalse(answer["ok"])
+        self.assertIn("BINLOG MONITOR", answer["message"])
+
+    def test_a_flush_that_fails_leaves_the_setting_as_it_was(self):
+        self.server.sql(
+            "CREATE USER limited@localhost IDENTIFIED BY 'word'; GRANT ALL ON *.* TO limited@localhost;"
+            "REVOKE RELOAD ON *.* FROM limited@localhost"
+        )
+        self.addCleanup(self.server.sql, "DROP USER limited@localhost")
+        path = os.path.join(self.scratch, "password")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("word\n")
+        driver = self.driver("", "limited", path)
+        self.addCleanup(self.server.sql, "SET GLOBAL innodb_flush_log_at_trx_commit = 0")
+        answer = driver.try_to("prepare")
+        self.assertIn("RELOAD", answer["message"])
+        self.assertEqual(self.server.sql("SELECT @@global.innodb_flush_log_at_trx_commit").strip(), "0")
+
     def test_a_late_database_is_told_however_many_tables_there_are(self):
         names = ("late", "crowd", "later")
         self.addCleanup(self.server.sql, "".join(f"DROP DATABASE IF EXISTS {name};" for name in names))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// mysql-driver search|SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock]: see engine-driver.hh
+// mysql-driver search|SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock | "" [USER PASSWORD-FILE]]: see engine-driver.hh
 #include "agent/mysql-engine.hh"
 #include "tests/functional/engine-driver.hh"
 
@@ -8,7 +8,8 @@
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::cerr << "usage: mysql-driver search|SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock]\n";
+    std::cerr
+        << "usage: mysql-driver search|SOCKET RUNTIME-DIRECTORY [no-barrier | read-lock | \"\" [USER PASSWORD-FILE]]\n";
     return 2;
   }
   const std::string mode = argc > 3 ? argv[3] : "";
@@ -17,6 +18,10 @@ int main(int argc, char** argv) {
   config.mysql.sockets = {argv[1]};
   config.runtime_directory = argv[2];
   config.hold_writers = mode != "no-barrier";
+  if (argc > 5) {
+    config.mysql.user = argv[4];
+    config.mysql.password_file = argv[5];
+  }
   std::optional<stillpoint::mysql::BarrierKind> barrier;
   if (mode == "read-lock") barrier = stillpoint::mysql::BarrierKind::read_lock;
   stillpoint::Discovered found;

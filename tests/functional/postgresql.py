@@ -448,6 +448,18 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertIn("created after", report["late"]["reason"])
         self.assertEqual(report[""]["not_covered"], [{"kind": "excluded-database", "name": "postgres", "count": 1}])
 
+    def test_globals_that_cannot_be_read_do_not_fail_the_barrier(self):
+        driver = self.driver()
+        driver.must("prepare")
+        holder = self.transaction()
+        holder.run("BEGIN; LOCK TABLE pg_shseclabel IN ACCESS EXCLUSIVE MODE")
+        self.quiesce(driver)
+        entry = driver.report()[""]
+        driver.must("release")
+        holder.run("ROLLBACK")
+        self.assertEqual(entry["exactness"], "skewed")
+        self.assertIn("could not be compared", entry["reason"])
+
     def test_changed_globals_are_told(self):
         driver = self.driver()
         driver.must("prepare")
@@ -477,6 +489,37 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertGreater(int(self.server.sql(self.locks())), 10)
         driver.process.kill()
         self.wait_until(self.locks(), "0")
+
+    def test_a_rehearsal_that_hangs_costs_no_dump(self):
+        def backends(database="app"):
+            return [pid for pid in self.server.processes() if f" {database}" in title(pid) and "[local]" in title(pid)]
+
+        def title(pid):
+            try:
+                with open(f"/proc/{pid}/cmdline") as line:
+                    return line.read()
+            except OSError:
+                return ""
+
+        driver = self.driver()
+        driver.process.stdin.write("prepare 8000\n")
+        end = time.monotonic() + 20
+        # The last database's sessions are opened, app's are waiting.
+        while len(backends("we ird")) < 2:
+            self.assertLess(time.monotonic(), end, "no session")
+        found = backends()
+        os.kill(found[0], signal.SIGSTOP)
+        try:
+            self.assertTrue(driver.answer()["ok"])
+        finally:
+            os.kill(found[0], signal.SIGCONT)
+        # It was given up: the server ends it.
+        end = time.monotonic() + 20
+        while found[0] in backends():
+            self.assertLess(time.monotonic(), end, "the session was not stopped in time")
+        self.quiesce(driver)
+        driver.must("release")
+        self.assertEqual((driver.report()["app"]["exactness"], driver.report()["app"]["reason"]), ("exact", ""))
 
     def test_a_hung_server_costs_no_more_than_the_limit(self):
         driver = self.driver()
@@ -521,6 +564,19 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertEqual([entry["exactness"] for entry in entries], ["exact", "failed", "failed"])
         for entry in entries[1:]:
             self.assertEqual((entry["dump"], entry["reason"][:19]), ("", "no connections left"))
+
+    def test_a_cluster_without_the_database_postgres(self):
+        copy = self.crash_copy()
+        server = self.recover(copy)
+        server.sql("DROP DATABASE postgres", "template1")
+        driver = Driver(copy + "/s")
+        self.addCleanup(driver.close)
+        driver.must("prepare")
+        driver.must("quiesce")
+        driver.must("release")
+        self.assertEqual({name: entry["exactness"] for name, entry in driver.report().items()},
+                         {"": "exact", "app": "exact", WEIRD: "exact"})
+        self.assertIn(b"CREATE ROLE postgres", self.take_dump(driver, "@globals"))
 
     def test_servers_are_found_wherever_they_listen(self):
         """Each once; one that cannot be reached any more leaves a trace."""

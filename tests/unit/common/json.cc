@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <string>
+#include <string_view>
 
 using namespace stillpoint;
 
@@ -15,6 +16,46 @@ TEST_CASE("untrusted JSON is bounded") {
   CHECK_THROWS_AS(static_cast<void>(parse_json(std::string(100000, '[') + std::string(100000, ']'), "text")),
                   ProtocolError);
   CHECK(parse_json("{\"a\":[1]}", "text")["a"][0] == 1);
+  CHECK_THROWS_AS(static_cast<void>(parse_json("[[[]]]", "text", {50, 2})), ProtocolError);
+  CHECK(parse_json("[[1]]", "text", {50, 2})[0][0] == 1);
+  CHECK_THROWS_AS(static_cast<void>(parse_json('"' + std::string(1 << 20, 'x') + '"', "text")), ProtocolError);
+  CHECK_THROWS_AS(static_cast<void>(parse_json("{\"" + std::string(2000, 'x') + "\":1}", "text")), ProtocolError);
+}
+
+namespace {
+
+/// 4 MiB of many small values.
+std::string crowd(std::string_view open, auto one, std::string_view close) {
+  std::string text(open);
+  for (int number = 0; text.size() < (std::size_t{4} << 20) - 64; ++number)
+    text += one(number);
+  text += close;
+  return text;
+}
+
+std::string complaint(const std::string& text) {
+  try {
+    static_cast<void>(parse_json(text, "text"));
+  } catch (const ProtocolError& error) {
+    return error.what();
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("many small values cost neither hours nor memory") {
+  CHECK(complaint(crowd(
+                      "[", [](int) { return "{},"; }, "{}]"))
+            .find("values") != std::string::npos);
+  CHECK(complaint(crowd(
+                      "{", [](int i) { return '"' + std::to_string(i) + "\":1,"; }, "\"a\":1}"))
+            .find("fields") != std::string::npos);
+  // As many as a report may have.
+  CHECK(parse_json(crowd(
+                       "[", [](int) { return "{\"a\":1234567890},"; }, "{}]"),
+                   "text")
+            .size() > 200000);
 }
 
 TEST_CASE("fields are checked for presence, type and bound") {
