@@ -115,7 +115,7 @@ TEST_CASE("an incremental capture reads the chunks that the bitmap touches") {
       "qemu-img convert -f qcow2 -O raw disk after\n");
   const Program server({"qemu-nbd", "--read-only", "--persistent", "-f", "qcow2", "-B", "b0", "-k",
                         (scratch / "socket").native(), (scratch / "disk").native()});
-  wait_for_file(scratch / "socket");
+  wait_for_server(scratch / "socket");
   NbdDisk disk(scratch / "socket", "", "qemu:dirty-bitmap:b0");
   CollectingSink sink(disk.size(), chunk, 8);
   CountingProgress progress;

@@ -84,7 +84,7 @@ TEST_CASE("a server with large blocks is read on their boundaries") {
        "driver=raw,file.driver=blkdebug,file.align=4096,file.max-transfer=65536,file.image.driver=file,"
        "file.image.filename=" +
            (scratch / "disk").native()});
-  wait_for_file(scratch / "socket");
+  wait_for_server(scratch / "socket");
   NbdDisk disk(scratch / "socket", "");
   CHECK(read(disk, 0, 1 << 20) == expected);
   CHECK(read(disk, 4095, 2) == part(expected, 4095, 2));
@@ -101,7 +101,7 @@ TEST_CASE("the dirty bitmap is read as its own extents") {
       "qemu-io -f qcow2 -c 'write -P 2 2M 64k' -c 'write -P 3 4M 1' disk\n");
   const Program server({"qemu-nbd", "--read-only", "--persistent", "-f", "qcow2", "-B", "b0", "--shared=2", "-k",
                         (scratch / "socket").native(), (scratch / "disk").native()});
-  wait_for_file(scratch / "socket");
+  wait_for_server(scratch / "socket");
   NbdDisk disk(scratch / "socket", "", "qemu:dirty-bitmap:b0");
   REQUIRE(disk.has_dirty_bitmap());
   CHECK(disk.dirty_extents(0, 8 << 20) == std::vector<Extent>{{0, 2 << 20, false},
@@ -129,7 +129,7 @@ TEST_CASE("what cannot be opened is said in one line") {
     scratch.run("qemu-img create -q -f qcow2 image 1M");
     const Program writer(
         {"qemu-nbd", "--persistent", "-f", "qcow2", "-k", (scratch / "writer").native(), (scratch / "image").native()});
-    wait_for_file(scratch / "writer");
+    wait_for_server(scratch / "writer");
     try {
       NbdDisk::image(scratch / "image", "qcow2");
       FAIL("opened");
@@ -157,7 +157,7 @@ TEST_CASE("a failed read ends the disk") {
        "driver=raw,file.driver=blkdebug,file.inject-error.0.event=none,file.inject-error.0.sector=1000,"
        "file.inject-error.0.errno=5,file.image.driver=file,file.image.filename=" +
            (scratch / "disk").native()});
-  wait_for_file(scratch / "socket");
+  wait_for_server(scratch / "socket");
   NbdDisk disk(scratch / "socket", "");
   CHECK_NOTHROW(read(disk, 0, 4096));
   CHECK_THROWS_WITH_AS(read(disk, 512000, 4096), doctest::Contains("cannot read 4096 bytes at 512000"), CaptureError);
@@ -170,7 +170,7 @@ TEST_CASE("a server that stops answering is given up") {
   SUBCASE("after the handshake") {
     const Program server({"qemu-nbd", "--read-only", "--persistent", "-f", "raw", "-k", (scratch / "socket").native(),
                           (scratch / "disk").native()});
-    wait_for_file(scratch / "socket");
+    wait_for_server(scratch / "socket");
     NbdDisk disk(scratch / "socket", "", {}, 300ms);
     std::this_thread::sleep_for(400ms);  // silence while nothing is asked is no fault
     CHECK_NOTHROW(read(disk, 0, 4096));
@@ -191,7 +191,7 @@ TEST_CASE("a server that stops answering is given up") {
   SUBCASE("because it died") {
     const Program server({"qemu-nbd", "--read-only", "--persistent", "-f", "raw", "-k", (scratch / "socket").native(),
                           (scratch / "disk").native()});
-    wait_for_file(scratch / "socket");
+    wait_for_server(scratch / "socket");
     NbdDisk disk(scratch / "socket", "");
     server.signal(SIGKILL);
     CHECK_THROWS_AS(read(disk, 0, 4096), CaptureError);

@@ -85,10 +85,19 @@ class Program {
   pid_t pid_;
 };
 
-inline void wait_for_file(const std::filesystem::path& path) {
-  for (int i = 0; i < 1000 && !std::filesystem::exists(path); ++i)
+/// A socket's file is there before anybody listens on it.
+inline void wait_for_server(const std::filesystem::path& socket) {
+  const auto listens = [&] {
+    std::ifstream table("/proc/net/unix");
+    for (std::string line; std::getline(table, line);)
+      // "number: references protocol flags type state inode path", and the flag __SO_ACCEPTCON (proc(5))
+      if (line.ends_with(" " + socket.native()) && line.find(" 00010000 ") != std::string::npos) return true;
+    return false;
+  };
+  bool found = false;
+  for (int i = 0; i < 1000 && !(found = listens()); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  REQUIRE(std::filesystem::exists(path));
+  REQUIRE(found);
 }
 
 inline std::vector<std::byte> random_bytes(std::size_t count, std::uint32_t seed) {
