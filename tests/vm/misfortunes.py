@@ -17,7 +17,7 @@ from support.image import build_packages, guest_image
 from support.libvirtd import Libvirtd, domain_type, skip_unless_possible
 from support.scratch import run, scratch_directory, unwind_on_signals, wait_until
 
-QUIESCE, CAPTURE, STORAGE = 6, 7, 8  # docs/man/stillpoint.1
+NOT_FOUND, QUIESCE, CAPTURE, STORAGE = 4, 6, 7, 8  # docs/man/stillpoint.1
 
 # Takes the agent's place at the port that the companion plugs in, and sends what the argument says.
 IMPOSTOR = """\
@@ -129,6 +129,15 @@ class Misfortunes(unittest.TestCase):
             self.assertEqual(companion.json("list"), [])
         finally:
             run(["umount", small], 10)
+
+    def test_a_domain_or_a_disk_that_is_not_there(self):
+        done = self.companion.run("backup", "nobody", check=False)
+        self.assertEqual(done.returncode, NOT_FOUND, done.stderr)
+        self.assertIn("nobody", done.stderr)
+        self.fails(NOT_FOUND, "--disk", "vdz", says="vdz")
+
+    def test_a_freeze_that_takes_too_long(self):
+        self.fails(QUIESCE, "--max-freeze", "1ms", says="could not be frozen")
 
     def test_a_job_that_is_aborted(self):
         backup = self.start_backup("--full")
