@@ -787,6 +787,11 @@ class WithPostgreSql(AgentTest):
         self.prepare("2" * 32)
         self.quiesce()
         self.release()
+        for _ in range(100):
+            self.host.send("dump", id="2" * 32, stream=1, name=self.app(self.attested())["dump"])
+            self.host.send("cancel", stream=1)
+        ends = [self.host.message("dump-end")["message"] for _ in range(100)]
+        self.assertIn("too many dumps are being started", ends)
         self.finish("2" * 32)
 
     def test_tools_are_not_spared_when_memory_runs_out(self):
