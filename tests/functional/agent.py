@@ -225,6 +225,19 @@ class AgentTest(unittest.TestCase):
         done = self.hook("thaw")
         self.assertEqual(done.returncode, 0, done.stderr)
 
+    def watchdogs(self):
+        """Those that belong to this test's agent."""
+        found = []
+        for path in glob.glob("/proc/[0-9]*/environ"):
+            pid = int(path.split("/")[2])
+            try:
+                with open(f"/proc/{pid}/cmdline") as line:
+                    if line.read().startswith("stillpoint-watchdog") and parent(pid) == self.agent.pid:
+                        found.append(pid)
+            except OSError:
+                continue
+        return found
+
     def attested(self):
         with open(self.report_path) as report:
             return json.load(report)
@@ -555,19 +568,6 @@ class Window(AgentTest):
         # As when qemu-ga was still freezing at the deadline.
         self.freeze_again()
         self.assertEqual(self.writer.wait(20), 0)
-
-    def watchdogs(self):
-        """Those that belong to this test's agent."""
-        found = []
-        for path in glob.glob("/proc/[0-9]*/environ"):
-            pid = int(path.split("/")[2])
-            try:
-                with open(f"/proc/{pid}/cmdline") as line:
-                    if line.read().startswith("stillpoint-watchdog") and parent(pid) == self.agent.pid:
-                        found.append(pid)
-            except OSError:
-                continue
-        return found
 
     def test_agent_is_killed(self):
         self.start(self.LIMITS)
@@ -904,6 +904,7 @@ class WithPostgreSql(AgentTest):
         self.start()
         self.quiesce()
         self.assertFalse(self.database.writes("held back"))
+        self.addCleanup(end_all, self.watchdogs())
         self.agent.kill()
         wait_until(lambda: self.database.writes("free again"), 10, "the locks are still held")
         self.agent.wait()
