@@ -184,8 +184,9 @@ void Conversation::cancel(const Json& message) {
 
 void Conversation::finish(const Json& message) {
   const std::string id = id_of(message);
-  const auto answer = [this, id, number = number_](const std::string&) {
+  const auto answer = [this, id, number = number_](const std::string& failure) {
     if (number != number_) return;
+    if (!failure.empty()) return refuse(std::string(type::finish), failure);
     Json finished = protocol::message(type::finished);
     finished["id"] = id;
     send(finished);

@@ -61,6 +61,11 @@ void fail(int fd) noexcept {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  // The agent itself is spared when memory runs out; a dump can be had again.
+  if (const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); fd >= 0) {
+    static_cast<void>(!::write(fd, "0", 1));
+    ::close(fd);
+  }
   if (::setpgid(0, 0) != 0 || ::chdir("/") != 0) fail(start.failure);
   if (start.user != nullptr) {
     // The raw calls: glibc's would signal threads that this child does not have.

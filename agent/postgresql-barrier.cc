@@ -55,7 +55,9 @@ class Round {
   [[nodiscard]] milliseconds longest() const { return std::max(milliseconds(50), options_.deadlock_timeout * 9 / 10); }
 
   [[nodiscard]] std::string begin(const Database& database, std::string_view how) const {
-    return fmt::format("BEGIN {}; {}", how, local_limits(lock_wait(database), longest()));
+    // Ended by the server in time, the session stays.
+    const milliseconds statement = std::max(milliseconds(1), std::min(longest(), deadline_.left() * 3 / 4));
+    return fmt::format("BEGIN {}; {}", how, local_limits(lock_wait(database), statement));
   }
 
   [[nodiscard]] bool holds(const Database& database) const {

@@ -22,7 +22,19 @@ namespace {
 
 /// Leaves room for the envelope.
 constexpr std::size_t most_bytes = max_control_bytes - 4096;
-constexpr std::size_t most_failure = 4096;
+/// As the host has it: a longer text would cost it the whole report.
+constexpr std::size_t longest_text = 4096;
+
+/// As it will be written, where every byte that is no UTF-8 takes three.
+std::string shortened(const std::string& text) {
+  std::string result = Json::parse(dump_json(text)).get<std::string>();
+  if (result.size() <= longest_text) return result;
+  std::size_t end = longest_text;
+  while ((static_cast<unsigned char>(result[end]) & 0xC0U) == 0x80U)
+    --end;
+  result.resize(end);
+  return result;
+}
 
 bool fits(const Report& report) {
   return dump_json(to_json(report)).size() <= most_bytes;
@@ -31,7 +43,9 @@ bool fits(const Report& report) {
 }  // namespace
 
 Report fitting(Report report) {
-  if (report.failure.size() > most_failure) report.failure.resize(most_failure);
+  report.failure = shortened(report.failure);
+  for (DatabaseReport& database : report.databases)
+    database.reason = shortened(database.reason);
   while (!fits(report)) {
     const auto longest =
         std::max_element(report.databases.begin(), report.databases.end(),

@@ -25,6 +25,8 @@ namespace {
 
 constexpr std::chrono::seconds prepare_limit{50};
 constexpr std::chrono::seconds release_limit{5};
+/// What the host may have waiting at once.
+constexpr std::size_t most_waiting = 64;
 /// What a foreign freeze, which prepares inside the hook's time, leaves for the report and the answer.
 constexpr std::chrono::milliseconds answer_reserve{500};
 /// How much later than its deadline an engine's call may end.
@@ -468,6 +470,7 @@ std::optional<Report> StillPoint::report() const {
 void StillPoint::start_dump(const std::string& name,
                             std::function<void(std::shared_ptr<RunningDump> dump, const std::string& failure)> done) {
   if (state_ != State::released || !report_.quiesced) return done(nullptr, "no database snapshots are held");
+  if (starting_.size() >= most_waiting) return done(nullptr, "too many dumps are being started");
   // By the report, for an engine may be starting another dump, and takes one call at a time.
   const auto database = std::find_if(report_.databases.begin(), report_.databases.end(),
                                      [&](const DatabaseReport& d) { return !name.empty() && d.dump == name; });
@@ -508,8 +511,10 @@ void StillPoint::finish(Done done) {
     default:
       break;
   }
-  if ((state_ != State::prepared && state_ != State::released) || !starting_.empty())
+  if ((state_ != State::prepared && state_ != State::released) || !starting_.empty()) {
+    if (waiting_.size() >= most_waiting) return done("too many requests are waiting");
     return wait([this, done = std::move(done)] { finish(done); });
+  }
   state_ = State::finishing;
   freeze_timer_.reset();
   const auto calls = for_each_engine([](Engine& engine) { engine.finish(); });

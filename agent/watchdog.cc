@@ -90,8 +90,8 @@ bool Watchdog::ask(const char* text, char answer, bool& fired) noexcept {
 void Watchdog::arm(std::chrono::milliseconds deadline) {
   bool fired = false;
   const std::string text = fmt::format("A{}\n", deadline.count());
+  armed_ = true;  // also when its answer is late
   if (!ask(text.c_str(), 'a', fired)) throw Error("the watchdog does not answer: nothing would thaw the guest");
-  armed_ = true;
 }
 
 bool Watchdog::disarm() noexcept {

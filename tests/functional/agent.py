@@ -226,6 +226,19 @@ class AgentTest(unittest.TestCase):
         done = self.hook("thaw")
         self.assertEqual(done.returncode, 0, done.stderr)
 
+    def watchdogs(self):
+        """Those that belong to this test's agent."""
+        found = []
+        for path in glob.glob("/proc/[0-9]*/environ"):
+            pid = int(path.split("/")[2])
+            try:
+                with open(f"/proc/{pid}/cmdline") as line:
+                    if line.read().startswith("stillpoint-watchdog") and parent(pid) == self.agent.pid:
+                        found.append(pid)
+            except OSError:
+                continue
+        return found
+
     def attested(self):
         with open(self.report_path) as report:
             return json.load(report)
@@ -557,19 +570,6 @@ class Window(AgentTest):
         self.freeze_again()
         self.assertEqual(self.writer.wait(20), 0)
 
-    def watchdogs(self):
-        """Those that belong to this test's agent."""
-        found = []
-        for path in glob.glob("/proc/[0-9]*/environ"):
-            pid = int(path.split("/")[2])
-            try:
-                with open(f"/proc/{pid}/cmdline") as line:
-                    if line.read().startswith("stillpoint-watchdog") and parent(pid) == self.agent.pid:
-                        found.append(pid)
-            except OSError:
-                continue
-        return found
-
     def test_agent_is_killed(self):
         self.start(self.LIMITS)
         self.freeze()
@@ -777,6 +777,49 @@ class WithPostgreSql(AgentTest):
         self.finish("2" * 32)
         wait_until(lambda: self.sessions() == 0, 10, "sessions are left")
 
+    def test_a_host_that_asks_too_much(self):
+        """What waits is bounded, and what is refused is told."""
+        self.start()
+        self.host.send("prepare", id="1" * 32, deadline_ms=60000)
+        for _ in range(100):
+            self.host.send("finish", id="1" * 32)
+        answers = [json.loads(self.host.frame()[2])["type"] for _ in range(101)]
+        self.assertEqual(answers.count("error"), 36)
+        self.prepare("2" * 32)
+        self.quiesce()
+        self.release()
+        for _ in range(100):
+            self.host.send("dump", id="2" * 32, stream=1, name=self.app(self.attested())["dump"])
+            self.host.send("cancel", stream=1)
+        ends = [self.host.message("dump-end")["message"] for _ in range(100)]
+        self.assertIn("too many dumps are being started", ends)
+        self.finish("2" * 32)
+
+    def test_tools_are_not_spared_when_memory_runs_out(self):
+        self.start()
+        # As the agent is by its unit; less than 0 takes a right that tests may not have.
+        with open(f"/proc/{self.agent.pid}/oom_score_adj", "w") as score:
+            score.write("500")
+        self.prepare("2" * 32)
+        self.quiesce()
+        self.release()
+        self.host.send("dump", id="2" * 32, stream=1, name=self.app(self.attested())["dump"])
+
+        def scores():
+            found = []
+            for path in glob.glob("/proc/[0-9]*/cmdline"):
+                try:
+                    with open(path) as line, open(os.path.dirname(path) + "/oom_score_adj") as score:
+                        if "pg_dump" in line.read() and parent(int(path.split("/")[2])) == self.agent.pid:
+                            found.append(int(score.read()))
+                except OSError:
+                    continue
+            return found
+
+        wait_until(scores, 10, "no tool runs")
+        wait_until(lambda: set(scores()) <= {0}, 10, "a tool is as the agent")
+        self.finish("2" * 32)
+
     def test_hook_dies_while_it_waits(self):
         """Its connection closes: what is held is released at once, and the next freeze works."""
         self.start("barrier_limit_ms=6000\n")
@@ -884,6 +927,7 @@ class WithPostgreSql(AgentTest):
         self.start()
         self.quiesce()
         self.assertFalse(self.database.writes("held back"))
+        self.addCleanup(end_all, self.watchdogs())
         self.agent.kill()
         wait_until(lambda: self.database.writes("free again"), 10, "the locks are still held")
         self.agent.wait()

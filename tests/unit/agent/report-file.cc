@@ -51,6 +51,17 @@ TEST_CASE("a report that is too long for a message loses sequences, and says so"
   CHECK(parse_report(to_json(report)).id == report.id);
 }
 
+TEST_CASE("long reasons are cut between characters") {
+  Report report = sample(1);
+  report.failure = std::string(4095, 'x') + "\xc3\xa9";
+  report.databases[0].reason = std::string(4000, '\xff');
+  report.databases[1].reason = "caf\xc3\xa9";
+  const Report read = parse_report(parse_json(dump_json(to_json(fitting(report))), "a report"));
+  CHECK(read.failure == std::string(4095, 'x'));
+  CHECK(read.databases[0].reason.size() == 4095);
+  CHECK(read.databases[1].reason == "caf\xc3\xa9");
+}
+
 TEST_CASE("a report is replaced as a whole, for root's eyes") {
   char directory[] = "/tmp/stillpoint-report-XXXXXX";
   REQUIRE(::mkdtemp(directory) != nullptr);
