@@ -20,7 +20,7 @@ struct JsonLimits {
 };
 
 /// Parses untrusted text. Throws ProtocolError that names `what` when it is too long or deep, has too many
-/// values (one in 8 bytes) or fields, too long strings, is not UTF-8 or not JSON. In linear time.
+/// values (one in 8 bytes) or fields, is not UTF-8 or not JSON. In linear time.
 [[nodiscard]] Json parse_json(std::string_view text, std::string_view what, JsonLimits limits = {});
 
 /// Compact and valid UTF-8 whatever the strings hold (invalid bytes become U+FFFD).

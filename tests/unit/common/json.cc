@@ -18,7 +18,8 @@ TEST_CASE("untrusted JSON is bounded") {
   CHECK(parse_json("{\"a\":[1]}", "text")["a"][0] == 1);
   CHECK_THROWS_AS(static_cast<void>(parse_json("[[[]]]", "text", {50, 2})), ProtocolError);
   CHECK(parse_json("[[1]]", "text", {50, 2})[0][0] == 1);
-  CHECK_THROWS_AS(static_cast<void>(parse_json('"' + std::string(1 << 20, 'x') + '"', "text")), ProtocolError);
+  // As a domain's definition may be.
+  CHECK(parse_json('"' + std::string(1 << 20, 'x') + '"', "text").is_string());
   CHECK_THROWS_AS(static_cast<void>(parse_json("{\"" + std::string(2000, 'x') + "\":1}", "text")), ProtocolError);
 }
 
