@@ -137,7 +137,7 @@ class Misfortunes(unittest.TestCase):
         self.fails(NOT_FOUND, "--disk", "vdz", says="vdz")
 
     def test_a_freeze_that_takes_too_long(self):
-        self.fails(QUIESCE, "--max-freeze", "1ms", says="could not be frozen")
+        self.fails(QUIESCE, "--max-freeze", "1ms", says="web1")
 
     def test_a_job_that_is_aborted(self):
         backup = self.start_backup("--full")
