@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/mysql-server.hh"
 
+#include <fmt/format.h>
 #include <strings.h>
 
 #include <algorithm>
