@@ -30,7 +30,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.agent import AgentChannel
-from support.proof import comparable, difference
+from support.proof import MARIADB_ACCOUNTS, MARIADB_DATABASE, MARIADB_DUMP, comparable, difference
 from support.scratch import SKIPPED, Failure, run, say, scratch_directory, unwind_on_signals, wait_until
 
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
@@ -87,10 +87,6 @@ BEGIN
 END//
 DELIMITER ;
 """
-DUMP_OPTIONS = (
-    "--no-defaults --user=root --default-character-set=utf8mb4 --max-allowed-packet=1G --single-transaction "
-    "--skip-lock-tables --quick --hex-blob --skip-dump-date --no-tablespaces --skip-ssl"
-).split()
 
 
 class PostgreSql:
@@ -178,10 +174,8 @@ class MariaDb:
         return int(self.sql("SELECT COUNT(*) FROM posts"))
 
     def dump(self, database):
-        what = ["--insert-ignore", "--system=users,udfs,servers"]
-        if database:
-            what = ["--order-by-primary", "--routines", "--triggers", "--events", "--", database]
-        return run(["mariadb-dump", *DUMP_OPTIONS, f"--socket={self.socket}", *what], 120, text=False).stdout
+        what = [*MARIADB_DATABASE, database] if database else MARIADB_ACCOUNTS
+        return run(["mariadb-dump", *MARIADB_DUMP, f"--socket={self.socket}", *what], 120, text=False).stdout
 
     def stop(self):
         if self.process and self.process.poll() is None:

@@ -9,6 +9,7 @@ the AUTO_INCREMENT counters, which no server keeps in transactions.
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -19,14 +20,11 @@ import tempfile
 import time
 import unittest
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.proof import MARIADB_ACCOUNTS, MARIADB_DATABASE, MARIADB_DUMP
+
 DRIVER = ""
 TOOL = "mariadb-dump"
-SAME_OPTIONS = (
-    "--no-defaults --user=root --default-character-set=utf8mb4 --max-allowed-packet=1G --single-transaction "
-    "--skip-lock-tables --quick --hex-blob --skip-dump-date --no-tablespaces --skip-ssl"
-).split()
-DATABASE_OPTIONS = ["--order-by-primary", "--routines", "--triggers", "--events", "--"]
-ACCOUNT_OPTIONS = ["--insert-ignore", "--system=users,udfs,servers"]
 WRITERS = 8
 
 SCHEMA = """
@@ -123,7 +121,7 @@ class Server:
         return process
 
     def dump(self, *what):
-        command = [TOOL, *SAME_OPTIONS, "--socket=" + self.socket, *what]
+        command = [TOOL, *MARIADB_DUMP, "--socket=" + self.socket, *what]
         return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
 
     def waiting(self, state):
@@ -266,7 +264,7 @@ class MariaDb(unittest.TestCase):
         self.addCleanup(copy.stop)
         copy.start()
         recovered = {
-            name: comparable(copy.dump(*(DATABASE_OPTIONS + [name] if name else ACCOUNT_OPTIONS))) for name in report
+            name: comparable(copy.dump(*(MARIADB_DATABASE + [name] if name else MARIADB_ACCOUNTS))) for name in report
         }
         copy.stop()
         acquired = max(entry["acquired_us"] for entry in report.values())
@@ -321,7 +319,7 @@ class MariaDb(unittest.TestCase):
                 self.server.sql("CREATE DATABASE restored")
                 self.addCleanup(self.server.sql, "DROP DATABASE IF EXISTS restored")
                 subprocess.run(self.server.client("restored"), stdin=dump, check=True, timeout=60)
-            original, restored = (self.server.dump(*DATABASE_OPTIONS, what) for what in (name, "restored"))
+            original, restored = (self.server.dump(*MARIADB_DATABASE, what) for what in (name, "restored"))
             strip = lambda text, what: comparable(text).replace(b"`%s`" % what, b"").replace(b"'%s'" % what, b"").replace(
                 b"Database: %s" % what, b""
             )
@@ -442,7 +440,7 @@ class MariaDb(unittest.TestCase):
         driver.do("prepare")
         # As late as can be: the engine learns of it inside the barrier.
         self.server.sql("CREATE TABLE change_me.late (id INT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO change_me.late VALUES (7)")
-        reference = self.server.dump(*DATABASE_OPTIONS, "change_me")
+        reference = self.server.dump(*MARIADB_DATABASE, "change_me")
         driver.do("quiesce", 3000)
         driver.do("release", 3000)
         changes = [

@@ -26,6 +26,15 @@ IGNORED = (
 )
 
 
+# What the agent's dump tool of MariaDB is told, so that two dumps can be compared.
+MARIADB_DUMP = (
+    "--no-defaults --user=root --default-character-set=utf8mb4 --max-allowed-packet=1G --single-transaction "
+    "--skip-lock-tables --quick --hex-blob --skip-dump-date --no-tablespaces --skip-ssl"
+).split()
+MARIADB_DATABASE = ["--order-by-primary", "--routines", "--triggers", "--events", "--"]
+MARIADB_ACCOUNTS = ["--insert-ignore", "--system=users,udfs,servers"]
+
+
 def comparable(dump):
     for pattern, replacement in IGNORED:
         dump = pattern.sub(replacement, dump)
@@ -40,13 +49,8 @@ def dump_command(name):
         if database == "@globals":
             return tool + "pg_dumpall --globals-only"
         return tool + "pg_dump --format=plain --no-unlogged-table-data -d " + shlex.quote(database)
-    tool = (
-        "mariadb-dump --no-defaults --socket=/run/mysqld/mysqld.sock --default-character-set=utf8mb4 --single-transaction"
-        " --skip-lock-tables --quick --hex-blob --skip-dump-date --no-tablespaces --skip-ssl "
-    )
-    if database == "@system":
-        return tool + "--insert-ignore --system=users,udfs,servers"
-    return tool + "--order-by-primary --routines --triggers --events -- " + shlex.quote(database)
+    what = MARIADB_ACCOUNTS if database == "@system" else [*MARIADB_DATABASE, database]
+    return shlex.join(["mariadb-dump", *MARIADB_DUMP, "--socket=/run/mysqld/mysqld.sock", *what])
 
 
 def dump_again(guest, name):
