@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/mysql-engine.hh"
 
+#include "agent/dump-name.hh"
 #include "agent/mysql-report.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
@@ -30,12 +31,6 @@ constexpr std::chrono::milliseconds tool_check{50};
 constexpr std::chrono::milliseconds tool_poll{5};
 /// For a tool that has ended to be reaped.
 constexpr std::chrono::milliseconds reap_limit{1000};
-
-/// Never begins with '@': those names are ours.
-std::string dump_part(std::string_view database) {
-  if (database.starts_with('@')) return "%40" + protocol::dump_name_part(database.substr(1));
-  return protocol::dump_name_part(database);
-}
 
 bool has_ended(const RunningDump& dump) {
   pollfd fd{dump.output(), 0, 0};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/postgresql-engine.hh"
 
+#include "agent/dump-name.hh"
 #include "agent/postgresql-dumps.hh"
 #include "agent/postgresql-queries.hh"
 #include "common/errors.hh"

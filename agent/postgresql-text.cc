@@ -93,11 +93,6 @@ std::string distinct_name(std::string name, std::string_view port, std::set<std:
   return distinct;
 }
 
-std::string dump_part(std::string_view database) {
-  if (database.starts_with('@')) return "%40" + protocol::dump_name_part(database.substr(1));
-  return protocol::dump_name_part(database);
-}
-
 std::string major_version(int server_version) {
   if (server_version >= 100000) return fmt::format("{}", server_version / 10000);
   return fmt::format("{}.{}", server_version / 10000, server_version / 100 % 100);

@@ -36,9 +36,6 @@ struct DeadlockEdge {
 /// `name`, or with the port and a number added what is not among `taken`; adds it there.
 [[nodiscard]] std::string distinct_name(std::string name, std::string_view port, std::set<std::string>& taken);
 
-/// The last part of a database's dump name. Never begins with '@', so that "@globals" is free for what belongs to the
-/// whole cluster (roles, tablespaces).
-[[nodiscard]] std::string dump_part(std::string_view database);
 inline constexpr std::string_view globals_part = "@globals";
 
 /// "15", or "9.6" before version 10: how the folders of the programs are named. `server_version` as libpq counts.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/postgresql-text.hh"
 
+#include "agent/dump-name.hh"
 #include "common/protocol.hh"
 
 #include <doctest/doctest.h>
