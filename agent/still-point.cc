@@ -238,9 +238,12 @@ void StillPoint::quiesce(std::chrono::milliseconds limit, std::vector<SiteHookRe
   const auto take = [this, deadline, site_hooks = std::move(site_hooks)](Done answer) {
     report_.site_hooks = site_hooks;
     std::chrono::milliseconds barrier = config_.barrier_limit;
-    for (const SiteHookReport& hook : site_hooks)
-      if (freeze_limit_) *freeze_limit_ -= std::min(hook.took, *freeze_limit_);
-    if (freeze_limit_) barrier = std::min(barrier, *freeze_limit_);
+    if (freeze_limit_) {
+      std::chrono::milliseconds left = *freeze_limit_;
+      for (const SiteHookReport& hook : site_hooks)
+        left -= std::min(hook.took, left);
+      barrier = std::min(barrier, left);
+    }
     if (barrier.count() == 0) return answer("the site's hooks have used up the time that the freeze may take");
     take_barrier(deadline.at_most(barrier), std::move(answer));
   };
