@@ -42,7 +42,7 @@ struct FreezeAnswer {
 FrozenGuest::FrozenGuest(const Domain& domain, std::optional<std::chrono::milliseconds> most) : domain_(domain) {
   if (!domain_.running())
     throw QuiesceError(fmt::format("{} does not run: there is nothing to freeze", domain_.name()));
-  if (guest_says_frozen(domain_, agent_ping_limit))
+  if (says_frozen(domain_))
     throw QuiesceError(fmt::format("{} is already frozen, by another program or an earlier crash", domain_.name()),
                        fmt::format("thaw it: stillpoint thaw {}", domain_.name()));
   guard_ = std::make_unique<ThawGuard>(domain_, guard_limit);

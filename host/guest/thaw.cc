@@ -43,14 +43,13 @@ ThawOutcome thaw_until_sure(const Domain& domain, const Deadline& deadline) {
     try {
       if (!domain.running()) return {true, outcome.count, {}};
       // qemu-ga takes commands in turn: a freeze that was still under way is over when the thaw is answered.
+      outcome.reason = "the guest still says that it is frozen";
       try {
         outcome.count += thaw_once(domain, deadline);
-      } catch (const QuiesceError&) {
-        // An error may be the hook's alone, which runs after the thaw.
-        if (says_frozen(domain)) throw;
+      } catch (const QuiesceError& error) {
+        outcome.reason = error.what();  // or the failure of the hook alone, which runs after the thaw
       }
       if (!says_frozen(domain)) return {true, outcome.count, {}};
-      outcome.reason = "the guest still says that it is frozen";
     } catch (const NotFound&) {
       return {true, outcome.count, {}};  // a transient domain that has ended
     } catch (const Error& error) {
