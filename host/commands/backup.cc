@@ -111,9 +111,22 @@ std::unique_ptr<AgentClient> meet_agent(Run& run, const Domain& domain) {
   }
 }
 
+/// Calls it; returns what went wrong in the guest, or on the way to it.
+template <typename Call>
+std::string fault_in(const Call& call) {
+  try {
+    call();
+    return {};
+  } catch (const QuiesceError& e) {
+    return e.what();
+  } catch (const Unreachable& e) {
+    return e.what();
+  }
+}
+
 void prepare(Run& run, std::unique_ptr<AgentClient>& agent) {
   if (!agent) return;
-  try {
+  run.evidence.agent_fault = fault_in([&] {
     const AgentClient::Prepared prepared =
         agent->prepare(run.manifest.id, Deadline(prepare_limit), run.request.max_freeze);
     for (const std::string& warning : prepared.warnings)
@@ -122,11 +135,7 @@ void prepare(Run& run, std::unique_ptr<AgentClient>& agent) {
       if (!database.ready)
         run.manifest.warnings.push_back(fmt::format("{} {} {} is not ready: {}", database.engine, database.instance,
                                                     database.database, database.reason));
-  } catch (const QuiesceError& e) {
-    run.evidence.agent_fault = e.what();
-  } catch (const Unreachable& e) {
-    run.evidence.agent_fault = e.what();
-  }
+  });
   if (!run.evidence.agent_fault.empty()) agent.reset();
 }
 
@@ -158,19 +167,13 @@ void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required
     window.disk_snapshots = job.start_took();
   };
   std::unique_ptr<FrozenGuest> frozen;
-  if (run.evidence.guest_agent_fault.empty()) {
-    try {
-      frozen = std::make_unique<FrozenGuest>(domain, run.request.max_freeze);
-    } catch (const QuiesceError& e) {
-      if (required > Grade::crash) throw;
-      run.evidence.freeze_fault = e.what();
-    } catch (const Unreachable& e) {
-      if (required > Grade::crash) throw;
-      run.evidence.freeze_fault = e.what();
-    }
-  } else {
+  const auto freeze = [&] { frozen = std::make_unique<FrozenGuest>(domain, run.request.max_freeze); };
+  if (!run.evidence.guest_agent_fault.empty())
     run.evidence.freeze_fault = run.evidence.guest_agent_fault;
-  }
+  else if (required > Grade::crash)
+    freeze();
+  else
+    run.evidence.freeze_fault = fault_in(freeze);
   begin_job();
   if (!frozen) return;
   frozen->thaw();
@@ -183,13 +186,8 @@ void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required
 
 void fetch_report(Run& run, AgentClient* agent) {
   if (agent == nullptr) return;
-  try {
-    run.evidence.report = agent->report(run.manifest.id, Deadline(report_limit));
-  } catch (const QuiesceError& e) {
-    run.evidence.report_fault = e.what();
-  } catch (const Unreachable& e) {
-    run.evidence.report_fault = e.what();
-  }
+  run.evidence.report_fault =
+      fault_in([&] { run.evidence.report = agent->report(run.manifest.id, Deadline(report_limit)); });
   if (!run.evidence.report) return;
   const Report& report = *run.evidence.report;
   for (const SiteHookReport& hook : report.site_hooks)
