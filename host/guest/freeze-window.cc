@@ -115,6 +115,8 @@ void FrozenGuest::thaw() {
   if (!outcome.thawed)
     throw QuiesceError(fmt::format("{} cannot be thawed: {}", domain_.name(), outcome.reason),
                        fmt::format("a process keeps trying; help it: stillpoint thaw {} --force", domain_.name()));
+  // Its backup job may still be there for a moment.
+  if (outcome.stopped) throw CaptureError(fmt::format("{} stopped while it was frozen", domain_.name()), "try again");
 }
 
 }  // namespace stillpoint

@@ -27,8 +27,8 @@ class FrozenGuest {
   FrozenGuest& operator=(const FrozenGuest&) = delete;
   ~FrozenGuest();
 
-  /// Throws QuiesceError when the guest cannot be thawed. Afterwards compare thawed() with frozen(): fewer mean that
-  /// somebody or something else thawed in between, and what was captured in the window is of grade crash.
+  /// Throws QuiesceError when the guest cannot be thawed, CaptureError when it stopped. Afterwards compare thawed()
+  /// with frozen(): fewer mean that something else thawed in between, and what was captured is of grade crash.
   void thaw();
 
   /// File systems that the guest says it froze, at least one.

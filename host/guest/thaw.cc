@@ -41,7 +41,7 @@ ThawOutcome thaw_until_sure(const Domain& domain, const Deadline& deadline) {
   ThawOutcome outcome;
   while (true) {
     try {
-      if (!domain.running()) return {true, outcome.count, {}};
+      if (!domain.running()) return {true, true, outcome.count, {}};
       // qemu-ga takes commands in turn: a freeze that was still under way is over when the thaw is answered.
       outcome.reason = "the guest still says that it is frozen";
       try {
@@ -49,9 +49,9 @@ ThawOutcome thaw_until_sure(const Domain& domain, const Deadline& deadline) {
       } catch (const QuiesceError& error) {
         outcome.reason = error.what();  // or the failure of the hook alone, which runs after the thaw
       }
-      if (!says_frozen(domain)) return {true, outcome.count, {}};
+      if (!says_frozen(domain)) return {true, false, outcome.count, {}};
     } catch (const NotFound&) {
-      return {true, outcome.count, {}};  // a transient domain that has ended
+      return {true, true, outcome.count, {}};  // a transient domain that has ended
     } catch (const Error& error) {
       outcome.reason = error.what();
     }

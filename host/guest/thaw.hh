@@ -17,6 +17,7 @@ namespace stillpoint {
 
 struct ThawOutcome {
   bool thawed = false;      ///< the guest says so, or it does not run any more
+  bool stopped = false;     ///< it does not run any more
   std::uint64_t count = 0;  ///< file systems that our calls thawed
   std::string reason;       ///< why it is not thawed
 };
