@@ -127,7 +127,6 @@ BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesyste
   for (const DomainDisk& disk : domain_.disks())
     sizes_[disk.target] = disk.size;
   owner_ = definition.owner;
-  require_no_job(domain_);
   fill_directory();
 }
 

@@ -40,7 +40,7 @@ struct BackupPlan {
                                      const std::vector<std::string>& known);
 
 /// Ends the backup job that a dead companion left behind. Throws Locked when any other job runs: libvirt would let a
-/// new one wait for its end, in the freeze window. plan_backup() and BackupJob call it.
+/// new one wait for its end, in the freeze window. plan_backup() and BackupJob::begin() call it.
 void require_no_job(const Domain& domain);
 
 /// Removes the checkpoints whose names begin with `prefix` ("stillpoint.<repository>."), but for `keep`: what failed
@@ -51,8 +51,7 @@ void remove_stale_checkpoints(const Domain& domain, std::string_view prefix, con
 class BackupJob {
  public:
   /// Makes everything that can be made before the freeze window. `scratch` receives the old content of what the guest
-  /// overwrites while the job lasts, and the socket; QEMU's user must be able to search it. A job that a dead companion
-  /// left behind is ended. Throws Locked when another job runs, CaptureError otherwise.
+  /// overwrites while the job lasts, and the socket; QEMU's user must be able to search it. Throws CaptureError.
   BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch);
   BackupJob(const BackupJob&) = delete;
   BackupJob& operator=(const BackupJob&) = delete;
