@@ -10,27 +10,19 @@ import pathlib
 import secrets
 import sys
 import time
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.agent import AgentChannel
-from support.guest import Guest, fresh_disks
-from support.image import build_packages, guest_image
-from support.libvirtd import Libvirtd, domain_type, skip_unless_possible
 from support.load import counts, start_load
-from support.scratch import Failure, scratch_directory, unwind_on_signals, wait_until
+from support.scratch import Failure, wait_until
+from support.suite import WithGuest, run_with_guest
 
 HOOK = "/usr/lib/stillpoint/fsfreeze-hook"
 REPORT = "/var/lib/stillpoint/report.json"
 DATABASES = {("postgresql", "shop"), ("postgresql", "ledger"), ("mariadb", "forum"), ("mariadb", "stock")}
 
 
-class AgentInstall(unittest.TestCase):
-    """One guest for all; the methods run in the order of their names."""
-
-    guest = None
-    libvirtd = None
-
+class AgentInstall(WithGuest):
     def virsh(self, *arguments, check=True):
         return self.libvirtd.virsh(*arguments, self.guest.name, check=check)
 
@@ -142,22 +134,4 @@ class AgentInstall(unittest.TestCase):
             return False
 
 
-def main():
-    unwind_on_signals()
-    skip_unless_possible()
-    image = guest_image(build_packages("--agent-only")["stillpoint-agent"])
-    kind = domain_type(image)
-    with scratch_directory() as scratch, Libvirtd(scratch / "libvirtd") as libvirtd:
-        disks = fresh_disks(image, scratch / "disks")
-        with Guest(libvirtd, image, "web1", disks, kind, scratch / "web1", channel=True) as guest:
-            guest.wait_agent()
-            guest.wait_databases()
-            AgentInstall.guest = guest
-            AgentInstall.libvirtd = libvirtd
-            result = unittest.main(argv=sys.argv, exit=False, failfast=True, verbosity=2).result
-            if not result.wasSuccessful():
-                print(guest.sh("journalctl -b --no-pager _SYSTEMD_UNIT=stillpoint-agent.service + SYSLOG_IDENTIFIER=stillpoint-fsfreeze-hook | tail -n 60", check=False))
-    sys.exit(0 if result.wasSuccessful() else 1)
-
-
-main()
+run_with_guest(companion=False, channel=True)

@@ -8,14 +8,11 @@ import pathlib
 import signal
 import subprocess
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from support.companion import Companion, built_companion
-from support.guest import Guest, fresh_disks
-from support.image import build_packages, guest_image
-from support.libvirtd import Libvirtd, domain_type, skip_unless_possible
-from support.scratch import run, scratch_directory, unwind_on_signals, wait_until
+from support.companion import Companion
+from support.scratch import run, wait_until
+from support.suite import WithGuest, run_with_guest
 
 NOT_FOUND, QUIESCE, CAPTURE, STORAGE = 4, 6, 7, 8  # docs/man/stillpoint.1
 
@@ -46,13 +43,21 @@ LIES = {
 }
 
 
-class Misfortunes(unittest.TestCase):
-    """One guest for all; every method leaves it able to be backed up, which tearDown() tries."""
+class Backups(WithGuest):
+    def start_backup(self, *arguments):
+        command = [self.companion.program, "backup", self.guest.name, "--no-trees", "--no-dumps", *arguments]
+        command += ["--repository", self.companion.repository, "--connect", self.libvirtd.uri]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.kill)
+        return process
 
-    scratch = None
-    libvirtd = None
-    guest = None
-    companion = None
+    def job_runs(self):
+        return "None" not in self.libvirtd.virsh("domjobinfo", self.guest.name).stdout.split()
+
+
+class Misfortunes(Backups):
+    """Every method leaves the guest able to be backed up, which tearDown() tries."""
 
     def setUp(self):
         self.listed = self.companion.json("list")
@@ -80,17 +85,6 @@ class Misfortunes(unittest.TestCase):
 
     def writes_on(self):
         self.guest.sh("touch /srv/written /var/lib/postgresql/written /written && sync && rm /srv/written", 60)
-
-    def start_backup(self, *arguments):
-        command = [self.companion.program, "backup", self.guest.name, "--no-trees", "--no-dumps", *arguments]
-        command += ["--repository", self.companion.repository, "--connect", self.libvirtd.uri]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        self.addCleanup(process.stderr.close)
-        self.addCleanup(process.kill)
-        return process
-
-    def job_runs(self):
-        return "None" not in self.libvirtd.virsh("domjobinfo", self.guest.name).stdout.split()
 
     @contextlib.contextmanager
     def impostor(self, lie):
@@ -188,44 +182,18 @@ class Misfortunes(unittest.TestCase):
             self.guest.sh("for try in $(seq 50); do mount /srv && exit; sleep 0.2; done; exit 1", 60)
 
 
-class ZLast(unittest.TestCase):
+class ZLast(Backups):
     """Ends the guest."""
 
     def test_the_guest_is_destroyed_while_it_is_read(self):
-        companion, guest = Misfortunes.companion, Misfortunes.guest
-        listed = companion.json("list")
-        command = [companion.program, "backup", guest.name, "--full", "--no-trees", "--no-dumps"]
-        command += ["--repository", companion.repository, "--connect", companion.uri]
-        backup = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        job = ["domjobinfo", guest.name]
-        wait_until(lambda: "None" not in guest.libvirtd.virsh(*job).stdout.split(), 60, "the backup job", 0.01)
-        guest.libvirtd.virsh("destroy", guest.name)
+        listed = self.companion.json("list")
+        backup = self.start_backup("--full")
+        wait_until(self.job_runs, 60, "the backup job", 0.01)
+        self.libvirtd.virsh("destroy", self.guest.name)
         _output, errors = backup.communicate(timeout=60)
         self.assertEqual(backup.returncode, CAPTURE, errors)
-        self.assertEqual(companion.json("list"), listed)
-        self.assertEqual(companion.backup(guest.name, "--no-trees")["grade"], "crash")
+        self.assertEqual(self.companion.json("list"), listed)
+        self.assertEqual(self.companion.backup(self.guest.name, "--no-trees")["grade"], "crash")
 
 
-def main():
-    unwind_on_signals()
-    skip_unless_possible()
-    image = guest_image(build_packages("--agent-only")["stillpoint-agent"])
-    kind = domain_type(image)
-    with scratch_directory() as scratch, Libvirtd(scratch / "libvirtd") as libvirtd:
-        companion = Companion(built_companion(), libvirtd.uri, scratch / "repository")
-        companion.init()
-        with Guest(libvirtd, image, "web1", fresh_disks(image, scratch / "web1"), kind, scratch / "web1") as guest:
-            guest.wait_agent()
-            guest.wait_databases()
-            Misfortunes.scratch, Misfortunes.libvirtd = scratch, libvirtd
-            Misfortunes.guest, Misfortunes.companion = guest, companion
-            companion.backup(guest.name, "--no-trees", "--no-dumps")
-            result = unittest.main(argv=sys.argv, exit=False, verbosity=2).result
-            if not result.wasSuccessful():
-                print((scratch / "libvirtd/libvirtd.log").read_text(encoding="utf-8")[-4000:])
-                if "running" in libvirtd.virsh("domstate", "web1").stdout:
-                    print(guest.sh("journalctl -b --no-pager -u stillpoint-agent | tail -n 60", check=False))
-    sys.exit(0 if result.wasSuccessful() else 1)
-
-
-main()
+run_with_guest(lambda suite: suite.companion.backup(suite.guest.name, "--no-trees", "--no-dumps"), failfast=False)

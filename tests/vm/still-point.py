@@ -5,31 +5,22 @@
 import os
 import pathlib
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from support.companion import Companion, built_companion
-from support.guest import Guest, fresh_disks
-from support.image import build_packages, guest_image
-from support.libvirtd import Libvirtd, domain_type, skip_unless_possible
+from support.guest import Guest
 from support.load import counts, start_load
 from support.proof import prove_databases, prove_trees, restore_disks
-from support.scratch import Failure, scratch_directory, unwind_on_signals, wait_until
+from support.scratch import Failure, wait_until
+from support.suite import WithGuest, run_with_guest
 
 QUIESCE = 6  # the exit code for a grade lower than required
 NO_HOOK = "/run/systemd/system/qemu-guest-agent.service.d/zz-test.conf"
 NO_BARRIER = "/run/systemd/system/stillpoint-agent.service.d/test.conf"
 
 
-class StillPoint(unittest.TestCase):
-    """One guest, written to all the time; the methods run in the order of their names."""
+class StillPoint(WithGuest):
+    """The guest is written to all the time."""
 
-    scratch = None
-    image = None
-    kind = None
-    libvirtd = None
-    guest = None
-    companion = None
     manifests = []
 
     def backup(self, *arguments):
@@ -159,26 +150,4 @@ class StillPoint(unittest.TestCase):
         self.assertEqual(manifest["dumps"], [])
 
 
-def main():
-    unwind_on_signals()
-    skip_unless_possible()
-    image = guest_image(build_packages("--agent-only")["stillpoint-agent"])
-    kind = domain_type(image)
-    with scratch_directory() as scratch, Libvirtd(scratch / "libvirtd") as libvirtd:
-        companion = Companion(built_companion(), libvirtd.uri, scratch / "repository")
-        companion.init()
-        with Guest(libvirtd, image, "web1", fresh_disks(image, scratch / "web1"), kind, scratch / "web1") as guest:
-            guest.wait_agent()
-            guest.wait_databases()
-            start_load(guest)
-            StillPoint.scratch, StillPoint.image, StillPoint.kind = scratch, image, kind
-            StillPoint.libvirtd, StillPoint.guest, StillPoint.companion = libvirtd, guest, companion
-            result = unittest.main(argv=sys.argv, exit=False, failfast=True, verbosity=2).result
-            if not result.wasSuccessful():
-                print((scratch / "libvirtd/libvirtd.log").read_text(encoding="utf-8")[-4000:])
-                if "running" in libvirtd.virsh("domstate", "web1").stdout:
-                    print(guest.sh("journalctl -b --no-pager -u stillpoint-agent | tail -n 60", check=False))
-    sys.exit(0 if result.wasSuccessful() else 1)
-
-
-main()
+run_with_guest(prepare=lambda suite: start_load(suite.guest))
