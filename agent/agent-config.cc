@@ -63,6 +63,15 @@ class Reader {
       value = text == "true";
     });
   }
+  void policy(const std::string& group, const std::string& key, ExactPolicy& value) {
+    known_[group].emplace(key, [&value, this](const Place& place) {
+      static const std::map<std::string, ExactPolicy> policies{
+          {"try", ExactPolicy::attempt}, {"require", ExactPolicy::require}, {"off", ExactPolicy::off}};
+      const auto found = policies.find(read_text(place));
+      if (found == policies.end()) refuse(place, "is none of try, require and off");
+      value = found->second;
+    });
+  }
   void milliseconds(const std::string& group, const std::string& key, std::chrono::milliseconds& value) {
     known_[group].emplace(key, [&value, this](const Place& place) {
       GErrorOut error;
@@ -122,6 +131,7 @@ AgentConfig load_agent_config(const std::filesystem::path& path) {
     reader.flag("postgresql", "enabled", config.postgresql.enabled);
     reader.list("postgresql", "socket_directories", config.postgresql.socket_directories);
     reader.text("postgresql", "user", config.postgresql.user);
+    reader.policy("postgresql", "exact", config.postgresql.exact);
     reader.list("postgresql", "exclude_databases", config.postgresql.exclude_databases);
     reader.flag("mysql", "enabled", config.mysql.enabled);
     reader.list("mysql", "sockets", config.mysql.sockets);

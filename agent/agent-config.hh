@@ -10,6 +10,13 @@
 
 namespace stillpoint {
 
+/// What becomes of a freeze when a database cannot be held.
+enum class ExactPolicy {
+  attempt,  ///< it goes on, and the report says which dump is skewed, and why
+  require,  ///< it fails
+  off,      ///< no writer is ever held: every dump is skewed
+};
+
 /// agent.conf: what discovery cannot know. Every field has a default; a missing file is an empty one.
 struct AgentConfig {
   struct PostgreSql {
@@ -19,6 +26,7 @@ struct AgentConfig {
     std::vector<std::string> socket_directories{"/var/run/postgresql", "/tmp"};
     /// Role to connect as; the agent takes the uid of the same name while it connects (peer authentication).
     std::string user = "postgres";
+    ExactPolicy exact = ExactPolicy::attempt;
     std::vector<std::string> exclude_databases;
   };
   struct MySql {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace stillpoint::postgresql {
 
@@ -117,9 +118,12 @@ class Round {
       ++database.deadlocks;
     } else if (failure.sqlstate == sqlstate::lock_timeout || failure.sqlstate == sqlstate::query_cancelled) {
       ++database.timeouts;
-    } else if (failure.sqlstate == sqlstate::out_of_memory && database.wants_hold) {
-      database.wants_hold = false;
-      database.skew("the server's lock table is too small for its tables: raise max_locks_per_transaction");
+    } else if (failure.sqlstate == sqlstate::out_of_memory) {
+      const std::string reason = "the server's lock table is too small for its tables: raise max_locks_per_transaction";
+      if (!std::exchange(database.wants_hold, false))
+        database.fail(reason);  // not even pinned
+      else
+        database.skew(reason);
     } else if (failure.sqlstate != sqlstate::undefined_table && failure.sqlstate != sqlstate::undefined_schema) {
       database.fail(failure.message);
     }

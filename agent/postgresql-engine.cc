@@ -42,6 +42,11 @@ void sleep_or_wake(const Cancellation& cancellation, milliseconds time) {
   ::poll(&fd, 1, static_cast<int>(time.count()));
 }
 
+LearnedOrders& learned_orders() {
+  static LearnedOrders orders;
+  return orders;
+}
+
 }  // namespace
 
 ClusterEngine::ClusterEngine(const AgentConfig& config, Server server, std::string instance)
@@ -115,10 +120,11 @@ void ClusterEngine::read_cluster_facts(const Deadline& deadline) {
   session_->ask("SET search_path = pg_catalog", deadline);
   const Rows facts = session_->ask_one(std::string(cluster_facts_query), deadline);
   version_text_ = facts.text(0, 3);
+  data_directory_ = facts.text(0, 4);
   if (!facts.flag(0, 0))
     throw QuiesceError(fmt::format("role {} of PostgreSQL {} is not a superuser", server_.user, instance_),
                        "name a superuser as `user` in [postgresql] of agent.conf");
-  options_.hold_writers = config_.hold_writers;
+  options_.hold_writers = config_.hold_writers && config_.postgresql.exact != ExactPolicy::off;
   options_.standby = facts.flag(0, 1);
   options_.deadlock_timeout = milliseconds(facts.number(0, 2));
   session_->ask(session_settings(version_, locker_idle), deadline);
@@ -149,6 +155,7 @@ void ClusterEngine::open_database(Database& database, const Deadline& deadline) 
     database.locker = std::make_unique<Session>(server_, database.name, cancellation_, deadline);
     database.locker->ask(session_settings(version_, locker_idle), deadline);
     database.read_relations(database.locker->ask_one(std::string(relations_query), deadline));
+    database.order = learned_orders().recall(data_directory_, database.name);
     const Rows large_objects = database.locker->ask_one("SELECT count(*) FROM pg_largeobject_metadata", deadline);
     report.position["large_objects"] = large_objects.number(0, 0);
   } catch (const Error& error) {
@@ -196,6 +203,7 @@ void ClusterEngine::quiesce(const Deadline& deadline) {
       database.report.acquired_in = took;
     open_snapshots(limit);
     attest();
+    if (config_.postgresql.exact == ExactPolicy::require) refuse_unless_exact();
     quiesced_ = true;
   } catch (...) {
     // Closing the sessions ends what they hold.
@@ -354,6 +362,8 @@ void ClusterEngine::attest() {
       report.not_covered.push_back(transaction);
     if (options_.standby)
       database.skew("the server is a standby: what it replays cannot be held");
+    else if (config_.postgresql.exact == ExactPolicy::off)
+      database.skew("its writers are not held: agent.conf says exact=off");
     else if (!database.out_of_reach.empty())
       database.skew(fmt::format("prepared transaction '{}' holds locks on {} of its tables",
                                 database.prepared_transactions.front().name, database.out_of_reach.size()));
@@ -362,6 +372,31 @@ void ClusterEngine::attest() {
       report.exactness = Exactness::failed;
       if (report.reason.empty()) report.reason = "no dump was asked for";
     }
+  }
+}
+
+/// For agent.conf's exact=require.
+void ClusterEngine::refuse_unless_exact() const {
+  const auto refuse = [this](const DatabaseReport& report) {
+    throw QuiesceError(fmt::format("PostgreSQL {} {}: exact=require in agent.conf, and it is {}: {}", instance_,
+                                   report.database, to_string(report.exactness), report.reason));
+  };
+  if (for_dumps_ && globals_report_.exactness != Exactness::exact) refuse(globals_report_);
+  for (const Database& database : databases_)
+    if (for_dumps_ ? database.report.exactness != Exactness::exact : !database.held) refuse(database.report);
+}
+
+void ClusterEngine::remember_lock_orders() noexcept {
+  try {
+    for (Database& database : databases_) {
+      std::vector<Oid> oids;
+      for (const Table& table : database.tables)
+        oids.push_back(table.oid);
+      database.order.forget_all_but(oids);
+      learned_orders().remember(data_directory_, database.name, std::move(database.order));
+    }
+  } catch (const std::exception&) {
+    // Without memory for it, it is learned again.
   }
 }
 
@@ -408,6 +443,7 @@ RunningDump ClusterEngine::start_dump(std::string_view name) {
 
 void ClusterEngine::finish() noexcept {
   early_dumps_.clear();
+  remember_lock_orders();
   databases_.clear();
   session_.reset();
   globals_.reset();

@@ -50,6 +50,8 @@ class ClusterEngine final : public Engine {
   void find_new_databases(const Deadline& deadline);
   void prove_globals(const Deadline& deadline);
   void attest();
+  void refuse_unless_exact() const;
+  void remember_lock_orders() noexcept;
 
   const AgentConfig config_;
   const Server server_;
@@ -57,6 +59,7 @@ class ClusterEngine final : public Engine {
   Cancellation cancellation_;
 
   std::unique_ptr<Session> session_;  ///< for what concerns the whole cluster
+  std::string data_directory_;
   int version_ = 0;
   std::string version_text_;
   bool for_dumps_ = false;

@@ -2,6 +2,7 @@
 #include "agent/postgresql-lock-order.hh"
 
 #include <algorithm>
+#include <utility>
 
 namespace stillpoint::postgresql {
 
@@ -66,6 +67,26 @@ std::vector<Oid> LockOrder::arrange(std::span<const Oid> tables) const {
     }
   }
   return arranged;
+}
+
+void LockOrder::forget_all_but(std::span<const Oid> tables) {
+  const std::set<Oid> kept(tables.begin(), tables.end());
+  const auto gone = [&](Oid table) { return !kept.contains(table); };
+  std::erase_if(before_, [&](const auto& entry) { return gone(entry.first); });
+  for (auto& entry : before_)
+    std::erase_if(entry.second, gone);
+  last_.clear();
+}
+
+LockOrder LearnedOrders::recall(const std::string& cluster, const std::string& database) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = orders_.find({cluster, database});
+  return found == orders_.end() ? LockOrder() : found->second;
+}
+
+void LearnedOrders::remember(const std::string& cluster, const std::string& database, LockOrder order) {
+  const std::lock_guard lock(mutex_);
+  orders_.insert_or_assign({cluster, database}, std::move(order));
 }
 
 }  // namespace stillpoint::postgresql

@@ -4,8 +4,11 @@
 #include "agent/postgresql-text.hh"
 
 #include <map>
+#include <mutex>
 #include <set>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace stillpoint::postgresql {
@@ -30,9 +33,25 @@ class LockOrder {
   /// opposite orders) and what is unknown stays in the given order.
   [[nodiscard]] std::vector<Oid> arrange(std::span<const Oid> tables) const;
 
+  /// Drops what concerns other tables than these: they are no more.
+  void forget_all_but(std::span<const Oid> tables);
+
  private:
   std::map<Oid, std::set<Oid>> before_;  ///< what comes before a table
   Holdings last_;
+};
+
+/// What was learned at earlier still points, for as long as the agent runs: tonight's barrier need not deadlock again
+/// to know what last night's did. For any thread.
+class LearnedOrders {
+ public:
+  /// `cluster` tells clusters apart, also after a restart (its data directory).
+  [[nodiscard]] LockOrder recall(const std::string& cluster, const std::string& database) const;
+  void remember(const std::string& cluster, const std::string& database, LockOrder order);
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, std::string>, LockOrder> orders_;
 };
 
 }  // namespace stillpoint::postgresql

@@ -16,10 +16,11 @@ namespace stillpoint::postgresql {
 /// it, should the agent hang.
 [[nodiscard]] std::string session_settings(int server_version, std::chrono::milliseconds idle);
 
-/// Cluster facts: superuser, in recovery, deadlock_timeout in ms, server version in words.
+/// Cluster facts: superuser, in recovery, deadlock_timeout in ms, server version in words, data directory.
 inline constexpr std::string_view cluster_facts_query =
     "SELECT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery(), "
-    "(SELECT setting FROM pg_settings WHERE name = 'deadlock_timeout'), current_setting('server_version')";
+    "(SELECT setting FROM pg_settings WHERE name = 'deadlock_timeout'), current_setting('server_version'), "
+    "current_setting('data_directory')";
 
 /// How many connections applications could still open. (Only what serves a client has a port.)
 inline constexpr std::string_view free_connections_query =

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | EXCLUDED-DATABASE]...: see engine-driver.hh
+// postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | exact=off|require | EXCLUDED-DATABASE]...: see
+// engine-driver.hh
 #include "agent/postgresql.hh"
 #include "tests/functional/engine-driver.hh"
 
@@ -9,7 +10,8 @@
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::cerr << "usage: postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | EXCLUDED-DATABASE]...\n";
+    std::cerr << "usage: postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | exact=off|require | "
+                 "EXCLUDED-DATABASE]...\n";
     return 2;
   }
   stillpoint::AgentConfig config;
@@ -19,10 +21,13 @@ int main(int argc, char** argv) {
   for (std::string directory; std::getline(directories, directory, ':');)
     config.postgresql.socket_directories.push_back(directory);
   for (int i = 2; i < argc; ++i) {
-    if (std::string(argv[i]) == "no-barrier")
+    const std::string word = argv[i];
+    if (word == "no-barrier")
       config.hold_writers = false;
+    else if (word == "exact=off" || word == "exact=require")
+      config.postgresql.exact = word == "exact=off" ? stillpoint::ExactPolicy::off : stillpoint::ExactPolicy::require;
     else
-      config.postgresql.exclude_databases.emplace_back(argv[i]);
+      config.postgresql.exclude_databases.push_back(word);
   }
   stillpoint::Discovered found;
   stillpoint::discover_postgresql(config, stillpoint::Deadline(std::chrono::seconds(20)), found);

@@ -55,6 +55,9 @@ INSERT INTO cache VALUES (1);
 CREATE TABLE emptied (what text);
 INSERT INTO emptied SELECT 'many' FROM generate_series(1, 500);
 SELECT lo_from_bytea(4711, '\\x00010203');
+CREATE EXTENSION hstore;
+CREATE TABLE tagged (tags hstore);
+INSERT INTO tagged VALUES ('colour=>red');
 """
 
 # Locks its tables in another order than they were created in: the engine has to learn it.
@@ -72,6 +75,14 @@ END LOOP; END $$"""
 WEIRD_WRITER = """DO $$ BEGIN LOOP
   INSERT INTO "Ä b" (t) VALUES ('x'); INSERT INTO a VALUES (1); COMMIT; PERFORM pg_sleep(0.004);
 END LOOP; END $$"""
+
+# Between its two locks it waits for somebody who wants the first one.
+INSERT_WHEN_WAITED_FOR = """DO $$ BEGIN
+  INSERT INTO early_one VALUES (1);
+  WHILE NOT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'early_one'::regclass)
+    LOOP PERFORM pg_sleep(0.002); END LOOP;
+  INSERT INTO late_one VALUES (1);
+END $$"""
 
 
 def run_as():
@@ -299,12 +310,17 @@ class PostgreSqlTest(unittest.TestCase):
         with open(path, "rb") as dump:
             return dump.read()
 
+    def deadlocks(self):
+        with open(self.server.log_path, errors="replace") as log:
+            return log.read().count("deadlock detected")
+
     def locks(self):
         return "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) " \
                "WHERE a.application_name = 'stillpoint' AND l.mode <> 'ExclusiveLock'"
 
     def test_dump_equals_dump_of_recovered_copy(self):
         self.load()
+        self.transaction().run("CREATE TEMPORARY TABLE passing AS SELECT 1")
         for _ in range(3):
             driver = self.driver("postgres")
             driver.must("prepare")
@@ -390,6 +406,75 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertEqual(driver.report()["app"]["exactness"], "exact")
         driver.must("release")
         self.assertIn(b"\n40\t77\n", self.take_dump(driver, "app"))
+
+    def test_exact_can_be_required(self):
+        holder = self.transaction()
+        holder.run("BEGIN; UPDATE stock SET amount = -1 WHERE id = 40")
+        driver = self.driver("exact=require")
+        for prepare in ("prepare", "prepare-without-dumps"):
+            driver.must(prepare)
+            answer = driver.ask("quiesce 2000")
+            self.assertFalse(answer["ok"])
+            self.assertIn("exact=require", answer["message"])
+            self.assertRegex(answer["message"], r"app.*process \d+ \('psql'\) has held (public\.)?stock")
+            self.wait_until(self.locks(), "0")
+            driver.must("finish")
+        holder.run("ROLLBACK")
+        for prepare in ("prepare", "prepare-without-dumps"):
+            driver.must(prepare)
+            self.quiesce(driver)
+            driver.must("release")
+            driver.must("finish")
+
+    def test_exact_can_be_switched_off(self):
+        holder = self.transaction()
+        holder.run("BEGIN; UPDATE stock SET amount = -1 WHERE id = 40")
+        driver = self.driver("exact=off")
+        driver.must("prepare")
+        self.quiesce(driver, 2000)
+        self.assertEqual(self.server.sql(self.locks() + " AND l.mode = 'ShareLock'"), "0")
+        driver.must("release")
+        holder.run("ROLLBACK")
+        entry = driver.report()["app"]
+        self.assertEqual((entry["exactness"], entry["mode"], entry["attempts"]), ("skewed", "none", 1))
+        self.assertIn("exact=off", entry["reason"])
+        self.assertIn(b"CREATE TABLE public.stock", self.take_dump(driver, "app"))
+
+    def test_the_lock_order_is_kept(self):
+        """Tonight's barrier need not deadlock again to know what last night's did."""
+        self.server.sql("CREATE TABLE late_one (i int); CREATE TABLE early_one (i int)", "app")
+        self.addCleanup(self.server.sql, "DROP TABLE late_one, early_one", "app")
+        driver = self.driver()
+        deadlocks = [self.deadlocks()]
+        for _ in range(2):
+            driver.must("prepare")
+            application = subprocess.Popen(self.server.command("app", "-c", INSERT_WHEN_WAITED_FOR), **run_as())
+            self.wait_until("SELECT count(*) FROM pg_locks WHERE relation = 'early_one'::regclass", "1", "app")
+            driver.must("quiesce")
+            self.assertEqual(application.wait(30), 0)
+            entry = driver.report()["app"]
+            self.assertEqual(entry["exactness"], "exact", entry)
+            deadlocks.append(self.deadlocks())
+            driver.must("release")
+            driver.must("finish")
+        self.assertGreater(deadlocks[1], deadlocks[0])
+        self.assertEqual(deadlocks[2], deadlocks[1])
+
+    def test_a_lock_table_that_is_too_small(self):
+        copy = self.crash_copy()
+        server = self.recover(copy, max_locks_per_transaction="10", max_connections="20", max_prepared_transactions="0")
+        for first in range(0, 3000, 250):
+            server.sql(f"DO $$ BEGIN FOR n IN {first}..{first + 249} LOOP "
+                       "EXECUTE format('CREATE TABLE many_%s (i int)', n); COMMIT; END LOOP; END $$", "app")
+        driver = Driver(copy + "/s")
+        self.addCleanup(driver.close)
+        driver.must("prepare")
+        driver.must("quiesce")
+        driver.must("release")
+        report = driver.report()
+        self.assertNotEqual(report["app"]["exactness"], "exact")
+        self.assertIn("max_locks_per_transaction", report["app"]["reason"])
+        self.assertEqual(report[WEIRD]["exactness"], "exact", report[WEIRD])
 
     def test_schema_changes_around_the_barrier(self):
         driver = self.driver()

@@ -63,7 +63,7 @@ TEST_CASE("every key is read") {
       ConfigFile(
           "[agent]\nbarrier_limit_ms=1\nhook_limit_ms=2\nguest_deadline_ms=3\ncontrol_socket=/c\nreport_path=/r\n"
           "runtime_directory=/d\n[postgresql]\nenabled=false\nsocket_directories=/a;/b\nuser=pg\n"
-          "exclude_databases=x;y\n[mysql]\nenabled=false\nsockets=/s\nuser=my\npassword_file=/p\n"
+          "exact=require\nexclude_databases=x;y\n[mysql]\nenabled=false\nsockets=/s\nuser=my\npassword_file=/p\n"
           "exclude_databases=z\n")
           .load();
   CHECK(config.barrier_limit.count() == 1);
@@ -75,6 +75,7 @@ TEST_CASE("every key is read") {
   CHECK_FALSE(config.postgresql.enabled);
   CHECK(config.postgresql.socket_directories == std::vector<std::string>{"/a", "/b"});
   CHECK(config.postgresql.user == "pg");
+  CHECK(config.postgresql.exact == ExactPolicy::require);
   CHECK(config.postgresql.exclude_databases == std::vector<std::string>{"x", "y"});
   CHECK_FALSE(config.mysql.enabled);
   CHECK_FALSE(config.postgresql.search);
@@ -89,6 +90,8 @@ TEST_CASE("what is not known is an error that says where") {
   CHECK(names(complaint("[agnet]\n"), "[agnet]"));
   CHECK(names(complaint("[agent]\nbarier_limit_ms=1\n"), "[agent] barier_limit_ms"));
   CHECK(names(complaint("[mysql]\nenabled=perhaps\n"), "[mysql] enabled"));
+  CHECK(names(complaint("[postgresql]\nexact=yes\n"), "[postgresql] exact: is none of try, require and off"));
+  CHECK(complaint("[postgresql]\nexact=off\n") == "nothing");
   CHECK(names(complaint("[mysql]\npassword_file=secret\n"), "[mysql] password_file"));
   CHECK(names(complaint("[agent]\nreport_path=../x\n"), "[agent] report_path"));
   for (const char* number : {"", "fast", "0", "-1", "3600001", "99999999999999999999", "1.5"})

@@ -44,6 +44,19 @@ TEST_CASE("two looks at one transaction show what it locked later") {
   CHECK(order.arrange(Oids{1, 2, 3, 5}) == Oids{5, 1, 2, 3});
 }
 
+TEST_CASE("what was learned is there the next time, but for tables that are gone") {
+  LearnedOrders orders;
+  LockOrder order;
+  order.learn(5, 1);
+  order.learn(9, 1);
+  order.forget_all_but(Oids{1, 5});
+  CHECK(order.arrange(Oids{1, 5, 9}) == Oids{5, 1, 9});
+  orders.remember("/data", "app", order);
+  CHECK(orders.recall("/data", "app").arrange(Oids{1, 5}) == Oids{5, 1});
+  CHECK(orders.recall("/data", "other").arrange(Oids{1, 5}) == Oids{1, 5});
+  CHECK(orders.recall("/other", "app").arrange(Oids{1, 5}) == Oids{1, 5});
+}
+
 TEST_CASE("chains are followed, contradictions do not hang") {
   LockOrder order;
   for (Oid table = 1; table < 5000; ++table)
