@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Is a dump that is called exact the database of the block snapshot? Asked again and again, on real servers.
 
-exactness.py AGENT HOOK [--rounds N] [--ballast MB] [--commit sync|async|both] [--control] [--classic]
+exactness.py AGENT HOOK [--rounds N] [--ballast MB] [--commit sync|async|both] [--control] [--classic] [--trace]
 
 PostgreSQL and MariaDB lie on an ext4 file system of their own and are written to without a pause. A round is a still
 point without a guest: prepare, the hook, FIFREEZE, a reflink copy of the image as the block snapshot, FITHAW, the hook,
-and the dumps of the agent. Then servers recover the copy, are dumped, and the two must be equal.
+and the dumps of the agent. Then servers recover the copy, are dumped, and the two must be equal. The agent's programs,
+log and report lie on the same file system: what would wait for it while it is frozen, waits for ever.
 
 --control  also takes rounds with the barrier switched off, which must find differences
 --classic  also takes rounds of a hook that dumps under a lock inside the freeze, for the time that writers stand still
+--trace    also takes a round in which no system call of agent and watchdog may change a file system while it is frozen
 """
 
 import argparse
@@ -32,6 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.agent import AgentChannel
 from support.proof import MARIADB_ACCOUNTS, MARIADB_DATABASE, MARIADB_DUMP, comparable, difference
 from support.scratch import SKIPPED, Failure, run, say, scratch_directory, unwind_on_signals, wait_until
+from support.trace import traced
 
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 IMAGE_BYTES = 1 << 30
@@ -144,6 +147,7 @@ class MariaDb:
     def __init__(self, directory, sockets, asynchronous):
         self.data = directory / "mariadb"
         self.socket = sockets / "mariadb.sock"
+        self.log = sockets / "mariadb.log"
         self.options = [f"--innodb-flush-log-at-trx-commit={0 if asynchronous else 1}"]
         self.process = None
 
@@ -154,6 +158,7 @@ class MariaDb:
     def start(self):
         command = ["mariadbd", "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}", "--user=mysql"]
         command += ["--skip-networking", "--innodb-buffer-pool-size=64M", "--log-bin=bin", f"--pid-file={self.data}/pid"]
+        command.append(f"--log-error={self.log}")
         self.process = subprocess.Popen([*command, *self.options], **QUIET, start_new_session=True)
         ping = ["mariadb-admin", "--no-defaults", f"--socket={self.socket}", "--silent", "ping"]
         wait_until(lambda: run(ping, 20, check=False).returncode == 0, 60, "MariaDB starts", 0.05)
@@ -175,7 +180,10 @@ class MariaDb:
 
     def dump(self, database):
         what = [*MARIADB_DATABASE, database] if database else MARIADB_ACCOUNTS
-        return run(["mariadb-dump", *MARIADB_DUMP, f"--socket={self.socket}", *what], 120, text=False).stdout
+        try:
+            return run(["mariadb-dump", *MARIADB_DUMP, f"--socket={self.socket}", *what], 120, text=False).stdout
+        except Failure as failure:
+            raise Failure(f"{failure}\n{self.log.read_text(errors='replace')[-4000:]}") from failure
 
     def stop(self):
         if self.process and self.process.poll() is None:
@@ -222,10 +230,10 @@ class Probe(threading.Thread):
 class Agent:
     """The daemon, with a socket for the virtio port."""
 
-    def __init__(self, program, hook, scratch, directory, sockets, environment):
-        self.hook_program = hook
+    def __init__(self, programs, scratch, directory, sockets, environment):
+        agent, self.hook_program = programs / "stillpoint-agent", programs / "fsfreeze-hook"
         self.environment = {
-            "PATH": os.environ["PATH"], "STILLPOINT_LIBEXEC": str(pathlib.Path(program).parent),
+            "PATH": os.environ["PATH"], "STILLPOINT_LIBEXEC": str(programs),
             "STILLPOINT_HOOK_DIRECTORIES": str(scratch / "hooks"), "STILLPOINT_CONTROL_SOCKET": str(scratch / "control"),
         }
         conf = scratch / "agent.conf"
@@ -240,9 +248,9 @@ class Agent:
             connecting = socket.socket(socket.AF_UNIX)
             connecting.connect(str(scratch / "port"))
             theirs, _ = listener.accept()
-        self.log = open(scratch / "agent.log", "ab")
+        self.log = open(directory / "agent.log", "ab")
         self.process = subprocess.Popen(
-            [program, "--config", conf, "--channel-fd", str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            [agent, "--config", conf, "--channel-fd", str(theirs.fileno())], pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env={**self.environment, **environment},
             start_new_session=True,
         )
@@ -256,6 +264,11 @@ class Agent:
         done = subprocess.run([self.hook_program, verb], env=self.environment, capture_output=True, text=True, timeout=40, check=False)
         if done.returncode != 0:
             raise Failure(f"hook {verb}: {done.stderr}")
+
+    def pids(self):
+        """The daemon's and its watchdog's."""
+        children = run(["pgrep", "-P", str(self.process.pid), "stillpoint-watc"], 20).stdout.split()
+        return [self.process.pid, *map(int, children)]
 
     def stop(self):
         self.channel.socket.close()
@@ -318,6 +331,10 @@ class Bench:
         (scratch / "hooks").mkdir()
         self.file_system = FileSystem(stack, scratch)
         self.file_system.mount_point.chmod(0o755)
+        self.programs = self.file_system.mount_point / "programs"
+        self.programs.mkdir()
+        for program in (options.agent, options.hook, pathlib.Path(options.agent).with_name("stillpoint-watchdog")):
+            shutil.copy(program, self.programs)
         self.servers = [kind(self.file_system.mount_point, self.sockets, asynchronous) for kind in (PostgreSql, MariaDb)]
         for server in self.servers:
             server.create()
@@ -334,7 +351,7 @@ class Bench:
             stack.callback(probe.stop)
 
     def agent(self, **environment):
-        return Agent(self.options.agent, self.options.hook, self.scratch, self.file_system.mount_point, self.sockets, environment)
+        return Agent(self.programs, self.scratch, self.file_system.mount_point, self.sockets, environment)
 
     def stalls(self):
         return max(probe.take() for probe in self.probes)
@@ -371,6 +388,33 @@ class Bench:
         agent.channel.ask("finish", "finished", id=identity)
         inexact = [f"{name}: {entry['reason']}" for name, entry in databases.items() if entry["exactness"] != "exact"]
         return self.differing(databases, dumps), inexact, times
+
+    def traced_round(self, agent):
+        """What agent and watchdog did in the window that could change a file system."""
+        identity = secrets.token_hex(16)
+        agent.channel.ask("prepare", "prepared", id=identity, deadline_ms=60000)
+        agent.hook("freeze")
+
+        def keep_it_busy():
+            agent.channel.socket.settimeout(5)
+            for request, answer in (("report", "report"), ("prepare", "prepared")):
+                with contextlib.suppress(Failure, TimeoutError):
+                    agent.channel.ask(request, answer, id=identity, deadline_ms=60000)
+            agent.channel.socket.settimeout(60)
+            time.sleep(1)
+
+        try:
+            pids = agent.pids()
+            with traced(pids, self.scratch / "trace") as trace:
+                self.window(keep_it_busy)
+            if len(pids) != 2 or agent.process.pid not in trace.seen():
+                raise Failure(f"the trace shows nothing of {pids}")
+            changes = trace.changes()
+        finally:
+            agent.hook("thaw")
+        if not changes:  # else answers may be late, and the agent's end follows anyway
+            agent.channel.ask("finish", "finished", id=identity)
+        return changes
 
     def differing(self, databases, dumps):
         point = self.file_system.copy_point
@@ -444,6 +488,12 @@ def measure(options, asynchronous):
         for line in wrong + inexact:
             print("  " + line)
         good = not wrong and not inexact
+        if options.trace:
+            changes = bench.traced_round(agent)
+            print(f"  traced while frozen: {len(changes)} system calls could have changed a file system")
+            for call in changes:
+                print(f"    {call}")
+            good = good and not changes
         stop.close()
         if options.classic:
             classic = [bench.classic_round() for _ in range(max(3, options.rounds // 5))]
@@ -470,6 +520,7 @@ def main():
     parser.add_argument("--commit", choices=("sync", "async", "both"), default="both")
     parser.add_argument("--control", action="store_true", help="and rounds without the barrier, which must differ")
     parser.add_argument("--classic", action="store_true", help="and rounds of a hook that dumps in the freeze")
+    parser.add_argument("--trace", action="store_true", help="and a round under strace, which must show no change")
     options = parser.parse_args()
     options.agent, options.hook = os.path.abspath(options.agent), os.path.abspath(options.hook)
     if os.geteuid() != 0 or PROGRAMS is None or not shutil.which("mariadbd") or not shutil.which("mkfs.xfs"):

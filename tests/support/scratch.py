@@ -41,7 +41,9 @@ def run(argv, timeout, check=True, **options):
     except FileNotFoundError as error:
         raise Failure(f"{argv[0]}: not installed; run packaging/install-deps test") from error
     if check and done.returncode != 0:
-        output = "".join(part for part in (done.stdout, done.stderr) if isinstance(part, str)).strip()
+        parts = [done.stdout if isinstance(done.stdout, str) else None, done.stderr]
+        parts = [part.decode(errors="replace") if isinstance(part, bytes) else part for part in parts]
+        output = "".join(part for part in parts if part).strip()
         raise Failure(f"{argv[0]}: exit code {done.returncode}: {' '.join(argv)}\n{output[-4000:]}")
     return done
 
