@@ -226,6 +226,31 @@ void take_barrier(std::span<Database> databases, const BarrierOptions& options, 
     if (database.usable()) database.fail("its tables could not be locked in time");
 }
 
+namespace {
+
+bool compares_catalogues(const Database& database) {
+  return database.held && !database.watched.empty() && database.holder && database.holder->usable();
+}
+
+/// The fingerprints as the database snapshots show them, when nobody waits any more; empty where there is none.
+std::vector<std::string> catalogues_of_snapshots(std::span<Database* const> databases, const Deadline& deadline) {
+  std::vector<std::string> fingerprints(databases.size());
+  std::vector<Question> questions;
+  std::vector<std::size_t> asked;
+  for (std::size_t i = 0; i < databases.size(); ++i) {
+    if (!compares_catalogues(*databases[i])) continue;
+    questions.push_back({databases[i]->holder.get(), catalogue_fingerprint(databases[i]->watched)});
+    asked.push_back(i);
+  }
+  ask_all(questions, deadline, Interruptible::no);
+  for (std::size_t i = 0; i < asked.size(); ++i)
+    if (!questions[i].answer.failure && !questions[i].answer.rows.empty())
+      fingerprints[asked[i]] = questions[i].answer.rows.back().text(0, 0);
+  return fingerprints;
+}
+
+}  // namespace
+
 void release_barrier(std::span<Database> databases, const Deadline& deadline) noexcept {
   try {
     std::vector<Question> questions;
@@ -234,21 +259,25 @@ void release_barrier(std::span<Database> databases, const Deadline& deadline) no
       if (!database.locker) continue;
       if (database.held && !database.locker->in_transaction()) database.skew("the barrier's session was lost");
       if (!database.locker->usable()) continue;
-      const bool check = database.held && !database.in_flight.empty();
-      questions.push_back(
-          {database.locker.get(),
-           (check ? committed(database.locker->server_version(), database.in_flight) + "; " : "") + "ROLLBACK"});
+      std::string last;
+      if (database.held && !database.in_flight.empty())
+        last += committed(database.locker->server_version(), database.in_flight) + "; ";
+      if (compares_catalogues(database)) last += catalogue_fingerprint(database.watched) + "; ";
+      questions.push_back({database.locker.get(), last + "ROLLBACK"});
       asked.push_back(&database);
     }
     ask_all(questions, deadline, Interruptible::no);
+    const std::vector<std::string> before = catalogues_of_snapshots(asked, deadline);
     for (std::size_t i = 0; i < asked.size(); ++i) {
       Database& database = *asked[i];
       const Answer& answer = questions[i].answer;
       if (database.held && answer.failure)
         database.skew(fmt::format("the barrier's end could not be checked: {}", answer.failure->message));
-      else if (database.held && !answer.rows.empty() && answer.rows.front().size() > 0)
+      else if (database.held && !database.in_flight.empty() && answer.rows.front().size() > 0)
         database.skew(fmt::format("transaction {} changed the schema or large objects and committed inside the barrier",
                                   answer.rows.front().text(0, 0)));
+      else if (compares_catalogues(database) && (answer.rows.empty() || answer.rows.back().text(0, 0) != before[i]))
+        database.skew("the schema changed inside the barrier, which only a superuser can prevent");
       database.held = false;
     }
   } catch (const std::exception&) {

@@ -50,6 +50,7 @@ bool Database::read_relations(const Rows& rows) {
   tables.clear();
   sequences.clear();
   unlogged.clear();
+  watched.clear();
   for (int row = 0; row < rows.size(); ++row) {
     const auto oid = static_cast<Oid>(rows.number(row, 0));
     std::string relation(rows.text(row, 1));
@@ -58,6 +59,11 @@ bool Database::read_relations(const Rows& rows) {
       continue;
     }
     const bool catalogue = rows.flag(row, 4);
+    if (catalogue && !superuser) {
+      // Whatever size it has: a database with large objects is not dumped without a superuser.
+      if (relation != "pg_catalog.pg_largeobject") watched.push_back(std::move(relation));
+      continue;
+    }
     if (rows.text(row, 3) == "u") unlogged.push_back(relation);
     if (!catalogue && !known.contains(oid)) more = true;
     tables.push_back({oid, std::move(relation), catalogue});

@@ -30,6 +30,9 @@ struct Database {
   std::vector<Table> tables;
   std::vector<std::string> sequences;
   std::vector<std::string> unlogged;
+  bool superuser = true;  ///< otherwise catalogues cannot be locked
+  /// Catalogues that are compared instead: as the database snapshot shows them, and as they are at the release.
+  std::vector<std::string> watched;
   /// Tables where a prepared transaction holds locks: waiting for it would be waiting for ever.
   std::set<Oid> out_of_reach;
   std::vector<NotCovered> prepared_transactions;

@@ -121,9 +121,17 @@ void ClusterEngine::read_cluster_facts(const Deadline& deadline) {
   const Rows facts = session_->ask_one(std::string(cluster_facts_query), deadline);
   version_text_ = facts.text(0, 3);
   data_directory_ = facts.text(0, 4);
-  if (!facts.flag(0, 0))
-    throw QuiesceError(fmt::format("role {} of PostgreSQL {} is not a superuser", server_.user, instance_),
-                       "name a superuser as `user` in [postgresql] of agent.conf");
+  superuser_ = facts.flag(0, 0);
+  if (!superuser_) {
+    constexpr int first_with_roles = 150000;
+    const std::string missing =
+        version_ < first_with_roles
+            ? "superuser"
+            : std::string(session_->ask_one(std::string(missing_rights_query), deadline).text(0, 0));
+    if (!missing.empty())
+      throw QuiesceError(fmt::format("role {} of PostgreSQL {} lacks {}", server_.user, instance_, missing),
+                         "grant it, or name a superuser as `user` in [postgresql] of agent.conf");
+  }
   options_.hold_writers = config_.hold_writers && config_.postgresql.exact != ExactPolicy::off;
   options_.standby = facts.flag(0, 1);
   options_.deadlock_timeout = milliseconds(facts.number(0, 2));
@@ -154,10 +162,13 @@ void ClusterEngine::open_database(Database& database, const Deadline& deadline) 
     }
     database.locker = std::make_unique<Session>(server_, database.name, cancellation_, deadline);
     database.locker->ask(session_settings(version_, locker_idle), deadline);
+    database.superuser = superuser_;
     database.read_relations(database.locker->ask_one(std::string(relations_query), deadline));
     database.order = learned_orders().recall(data_directory_, database.name);
     const Rows large_objects = database.locker->ask_one("SELECT count(*) FROM pg_largeobject_metadata", deadline);
     report.position["large_objects"] = large_objects.number(0, 0);
+    if (!superuser_ && large_objects.number(0, 0) > 0)
+      throw CaptureError("it has large objects, which only a superuser's dump has");
   } catch (const Error& error) {
     database.fail(error.what());
   }

@@ -60,6 +60,7 @@ class ClusterEngine final : public Engine {
 
   std::unique_ptr<Session> session_;  ///< for what concerns the whole cluster
   std::string data_directory_;
+  bool superuser_ = true;
   int version_ = 0;
   std::string version_text_;
   bool for_dumps_ = false;

@@ -35,6 +35,16 @@ std::string globals_fingerprint(int server_version) {
   return query + ") AS all_rows";
 }
 
+std::string catalogue_fingerprint(std::span<const std::string> catalogues) {
+  std::string query = "SELECT md5(string_agg(f, ',' ORDER BY n)) FROM (";
+  for (std::size_t i = 0; i < catalogues.size(); ++i)
+    query += fmt::format(
+        "{}SELECT {} AS n, count(*) || ':' || coalesce(sum(hashtext(xmin::text || ctid::text)::bigint), 0) AS f "
+        "FROM {}",
+        i == 0 ? "" : " UNION ALL ", i, catalogues[i]);
+  return query + ") AS all_catalogues";
+}
+
 std::string lock_tables(std::span<const std::string> names, std::string_view mode) {
   if (names.empty()) return {};
   // ONLY: partitions and children are named themselves, in our order.

@@ -22,6 +22,14 @@ inline constexpr std::string_view cluster_facts_query =
     "(SELECT setting FROM pg_settings WHERE name = 'deadlock_timeout'), current_setting('server_version'), "
     "current_setting('data_directory')";
 
+/// From PostgreSQL 15 on: what a role that is no superuser lacks of what the agent does, in words; NULL for nothing.
+inline constexpr std::string_view missing_rights_query =
+    "SELECT string_agg(what, ', ') FROM ("
+    "SELECT 'membership in ' || r AS what FROM unnest('{pg_read_all_data,pg_write_all_data,pg_checkpoint,pg_monitor}'"
+    "::text[]) AS r WHERE NOT pg_has_role(r, 'USAGE') UNION ALL "
+    "SELECT 'SET on parameter ' || p FROM unnest('{deadlock_timeout,lc_messages}'::text[]) AS p "
+    "WHERE NOT has_parameter_privilege(p, 'SET')) AS missing";
+
 /// How many connections applications could still open. (Only what serves a client has a port.)
 inline constexpr std::string_view free_connections_query =
     "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - "
@@ -80,6 +88,9 @@ inline constexpr std::string_view holdings_query =
 
 /// Changes when a role, a membership, a setting of a role or a tablespace changes.
 [[nodiscard]] std::string globals_fingerprint(int server_version);
+
+/// Changes when a row of one of these catalogues does.
+[[nodiscard]] std::string catalogue_fingerprint(std::span<const std::string> catalogues);
 
 /// "LOCK TABLE ONLY a, ONLY b IN SHARE MODE; ", empty for no names.
 [[nodiscard]] std::string lock_tables(std::span<const std::string> names, std::string_view mode);

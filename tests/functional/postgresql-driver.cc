@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | exact=off|require | EXCLUDED-DATABASE]...: see
+// postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | exact=off|require | user=ROLE | EXCLUDED-DATABASE]...: see
 // engine-driver.hh
 #include "agent/postgresql.hh"
 #include "tests/functional/engine-driver.hh"
@@ -26,6 +26,8 @@ int main(int argc, char** argv) {
       config.hold_writers = false;
     else if (word == "exact=off" || word == "exact=require")
       config.postgresql.exact = word == "exact=off" ? stillpoint::ExactPolicy::off : stillpoint::ExactPolicy::require;
+    else if (word.starts_with("user="))
+      config.postgresql.user = word.substr(5);
     else
       config.postgresql.exclude_databases.push_back(word);
   }

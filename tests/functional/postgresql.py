@@ -476,6 +476,42 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertIn("max_locks_per_transaction", report["app"]["reason"])
         self.assertEqual(report[WEIRD]["exactness"], "exact", report[WEIRD])
 
+    def test_a_role_with_few_rights(self):
+        """What stillpoint-agent(8) says has to be granted is enough, and the dump as exact."""
+        copy = self.crash_copy()
+        server = self.recover(copy, unix_socket_permissions="0777")
+        server.sql("SELECT lo_unlink(4711)", "app")
+        server.sql("CREATE ROLE nobody LOGIN; GRANT pg_read_all_data, pg_write_all_data, pg_monitor TO nobody")
+        server.sql("CREATE DATABASE objects")
+        server.sql("SELECT lo_from_bytea(1, 'x')", "objects")
+        driver = Driver(copy + "/s", "user=nobody")
+        self.addCleanup(driver.close)
+        answer = driver.ask("prepare")
+        self.assertFalse(answer["ok"])
+        self.assertIn("lacks membership in pg_checkpoint, SET on parameter deadlock_timeout", answer["message"])
+        server.sql("GRANT pg_checkpoint TO nobody; GRANT SET ON PARAMETER deadlock_timeout, lc_messages TO nobody")
+        for change in ("SELECT 1", "CREATE FUNCTION hidden() RETURNS int LANGUAGE sql AS 'SELECT 1'", "CREATE SCHEMA late"):
+            driver.must("prepare")
+            driver.must("quiesce")
+            blocked = subprocess.run(server.command("app", "-c", "SET lock_timeout = '200ms'; INSERT INTO audit VALUES (1)"),
+                                     check=False, capture_output=True, timeout=60, **run_as())
+            self.assertIn(b"lock timeout", blocked.stderr)
+            server.sql(change, "app")
+            driver.must("release")
+            report = driver.report()
+            entry = report["app"]
+            self.assertEqual(entry["exactness"], "exact" if change == "SELECT 1" else "skewed", entry)
+            if change != "SELECT 1":
+                self.assertIn("only a superuser", entry["reason"])
+            self.assertIn("large objects", report["objects"]["reason"])
+            self.assertEqual((report["objects"]["exactness"], report[""]["exactness"]), ("failed", "exact"), report[""])
+            dump = self.take_dump(driver, "app")
+            self.assertIn(b"CREATE TABLE public.stock", dump)
+            if change == "SELECT 1":
+                self.assertEqual(difference(dump, server.dump("app")), [])
+                self.assertIn(b"CREATE ROLE nobody", self.take_dump(driver, "@globals"))
+            driver.must("finish")
+
     def test_schema_changes_around_the_barrier(self):
         driver = self.driver()
         driver.must("prepare")
