@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <filesystem>
 #include <thread>
 #include <utility>
 
@@ -159,6 +160,8 @@ void StillPoint::discover_and_prepare(bool for_dumps, const Deadline& deadline, 
   warnings_.clear();
   report_.agent_version = STILLPOINT_VERSION;
   report_.hostname = host_name();
+  std::error_code unknown;
+  report_.path = std::filesystem::weakly_canonical(config_.report_path, unknown);
   const auto found = std::make_shared<Discovered>();
   run_blocking({[this, found, deadline] { *found = discover(config_, deadline); }},
                [this, found, for_dumps, deadline, done = std::move(done)](const std::vector<std::string>& failures) {

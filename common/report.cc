@@ -106,6 +106,7 @@ Json to_json(const Report& report) {
             {"id", report.id},
             {"agent_version", report.agent_version},
             {"hostname", report.hostname},
+            {"path", report.path},
             {"prepared_at", format_time_precise(report.prepared_at)},
             {"barrier_begun_at", format_time_precise(report.barrier_begun_at)},
             {"barrier_at", format_time_precise(report.barrier_at)},
@@ -126,6 +127,8 @@ Report parse_report(const Json& json) {
   if (!is_id(report.id)) throw ProtocolError("the report's id is not an id");
   report.agent_version = json_string_or(json, "agent_version", "", 64);
   report.hostname = json_string_or(json, "hostname", "", 256);
+  report.path = json_string_or(json, "path", "", 4096);
+  if (!report.path.empty() && !report.path.starts_with('/')) throw ProtocolError("the report's path is not absolute");
   report.prepared_at = time_field(json, "prepared_at");
   report.barrier_begun_at = time_field(json, "barrier_begun_at");
   report.barrier_at = time_field(json, "barrier_at");

@@ -64,6 +64,8 @@ struct Report {
   std::string id;
   std::string agent_version;
   std::string hostname;
+  /// Absolute and without symbolic links: where the copy inside the block snapshot lies. Empty when it is not known.
+  std::string path;
   WallTime prepared_at{};
   WallTime barrier_begun_at{};
   WallTime barrier_at{};  ///< the instant: every database quiesced, every database snapshot open

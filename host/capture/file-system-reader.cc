@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <optional>
 #include <utility>
 
 namespace stillpoint {
@@ -47,6 +48,18 @@ class Paths {
   std::string path_;
   std::vector<std::size_t> lengths_;  ///< of the paths of the directories that the next entry may lie in
   bool only_one_ = false;
+};
+
+/// Keeps the first entry of a walk: what the path names.
+class FirstEntry : public TreeSink {
+ public:
+  void entry(const TreeEntry& entry) override {
+    if (!first_) first_ = entry;
+  }
+  [[nodiscard]] std::optional<TreeEntry> take() { return std::move(first_); }
+
+ private:
+  std::optional<TreeEntry> first_;
 };
 
 /// Without leading, doubled or trailing slashes; refused where a part is "." or "..".
@@ -157,6 +170,16 @@ void FileSystemReader::walk(const FileSystem& file_system, std::string_view path
     worker_.reset();
     throw;
   }
+}
+
+std::optional<TreeEntry> FileSystemReader::look(const FileSystem& file_system, std::string_view path) {
+  FirstEntry first;
+  try {
+    walk(file_system, path, false, first);
+  } catch (const NotFound&) {
+    return std::nullopt;
+  }
+  return first.take();
 }
 
 }  // namespace stillpoint

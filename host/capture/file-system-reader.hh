@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -48,6 +49,9 @@ class FileSystemReader {
   /// and ".."). Symbolic links are not followed. In a directory the order is that of the inodes' numbers. Throws
   /// NotFound, CaptureError; what the sink throws passes through.
   void walk(const FileSystem& file_system, std::string_view path, bool recursive, TreeSink& sink);
+
+  /// The entry of `path` itself; nothing when there is none. Throws CaptureError.
+  [[nodiscard]] std::optional<TreeEntry> look(const FileSystem& file_system, std::string_view path);
 
   /// What the walks so far left out (encrypted files), at most 100 lines.
   [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }

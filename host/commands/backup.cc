@@ -7,6 +7,7 @@
 #include "host/commands/capture-levels.hh"
 #include "host/commands/grade.hh"
 #include "host/commands/progress.hh"
+#include "host/commands/report-copy.hh"
 #include "host/commands/task-group.hh"
 #include "host/guest/agent-client.hh"
 #include "host/guest/backup-job.hh"
@@ -174,8 +175,10 @@ void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required
     freeze();
   else
     run.evidence.freeze_fault = fault_in(freeze);
+  if (!frozen) return begin_job();
+  run.evidence.status_fault = frozen->why_not_frozen();
   begin_job();
-  if (!frozen) return;
+  if (run.evidence.status_fault.empty()) run.evidence.status_fault = frozen->why_not_frozen();
   frozen->thaw();
   window.total = frozen->window();
   window.freeze = frozen->freeze_took();
@@ -195,6 +198,16 @@ void fetch_report(Run& run, AgentClient* agent) {
   run.manifest.window.barrier =
       std::max(report.barrier_at - report.barrier_begun_at, std::chrono::microseconds::zero());
   run.manifest.report = report;
+}
+
+/// What the agent says was written before the instant must lie in the block snapshot.
+void look_for_report(Run& run, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted) {
+  if (!run.evidence.report || run.evidence.frozen == 0) return;
+  const ReportCopy copy = find_report_copy(*run.evidence.report, disks, mounted);
+  if (copy.state == ReportCopy::State::absent) run.evidence.copy_fault = copy.reason;
+  if (copy.state == ReportCopy::State::unknown)
+    run.manifest.warnings.push_back(
+        fmt::format("the agent's report was not looked for in the block snapshot: {}", copy.reason));
 }
 
 void grade(Run& run, Grade required) {
@@ -228,6 +241,24 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& disks, const st
   if (trees) trees->keep();
 }
 
+/// The disks as the job shows them; those that are read incrementally on top of the parent's.
+std::vector<DiskSource> sources_of(const Run& run, const std::vector<DomainDisk>& disks, BackupJob& job) {
+  std::vector<DiskSource> sources;
+  for (const DomainDisk& disk : disks) {
+    const auto planned = std::find_if(job.plan().disks.begin(), job.plan().disks.end(),
+                                      [&](const BackupDisk& d) { return d.target == disk.target; });
+    const DiskRecord* earlier = record_of(run.parent, disk.target);
+    DiskSource source{disk.target, disk.source, disk.format, planned->full_reason, std::nullopt, {}};
+    if (planned->full_reason.empty() && earlier != nullptr) source.base = earlier->map;
+    source.open = [&job, target = disk.target, incremental = planned->full_reason.empty()] {
+      const BackupJob::Export from = job.export_of(target);
+      return NbdDisk(from.socket, from.name, incremental ? from.dirty_bitmap : std::string());
+    };
+    sources.push_back(std::move(source));
+  }
+  return sources;
+}
+
 void back_up_running(Run& run, const Domain& domain) {
   Manifest& manifest = run.manifest;
   require_no_job(domain);  // before its agent is disturbed
@@ -258,22 +289,11 @@ void back_up_running(Run& run, const Domain& domain) {
 
   take_instant(run, domain, job, required);
   job.check();  // of a guest that was shut off meanwhile a grade would tell nothing
+  const std::vector<DiskSource> sources = sources_of(run, disks, job);
   fetch_report(run, agent.get());
+  look_for_report(run, sources, mounted);
   grade(run, required);
 
-  std::vector<DiskSource> sources;
-  for (const DomainDisk& disk : disks) {
-    const auto planned = std::find_if(job.plan().disks.begin(), job.plan().disks.end(),
-                                      [&](const BackupDisk& d) { return d.target == disk.target; });
-    const DiskRecord* earlier = record_of(run.parent, disk.target);
-    DiskSource source{disk.target, disk.source, disk.format, planned->full_reason, std::nullopt, {}};
-    if (planned->full_reason.empty() && earlier != nullptr) source.base = earlier->map;
-    source.open = [&job, target = disk.target, incremental = planned->full_reason.empty()] {
-      const BackupJob::Export from = job.export_of(target);
-      return NbdDisk(from.socket, from.name, incremental ? from.dirty_bitmap : std::string());
-    };
-    sources.push_back(std::move(source));
-  }
   manifest.checkpoint = job.plan().checkpoint;
   if (std::any_of(sources.begin(), sources.end(), [](const DiskSource& s) { return s.base.has_value(); }))
     manifest.parent = run.parent->id;

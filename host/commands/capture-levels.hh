@@ -18,6 +18,7 @@
 namespace stillpoint {
 
 class Progress;
+class TaskGroup;
 
 /// One disk at the instant, and what is known of it.
 struct DiskSource {
@@ -31,7 +32,6 @@ struct DiskSource {
 
 /// The levels of one still point, captured in parallel. Each call starts threads in `tasks` that fill in records of the
 /// manifest; they are complete after TaskGroup::wait(). The arguments outlive that.
-class TaskGroup;
 
 /// At most `parallel` disks at once.
 void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<DiskSource>& disks, unsigned parallel,

@@ -22,6 +22,8 @@ std::vector<std::string> faults_of(const Evidence& evidence) {
   const Report& report = *evidence.report;
   if (report.watchdog_fired) faults.emplace_back("the guest's watchdog thawed it before the disks were captured");
   if (!report.quiesced) faults.push_back(fmt::format("the databases were not quiesced: {}", report.failure));
+  if (!evidence.copy_fault.empty())
+    faults.push_back(fmt::format("the agent's report is not in the block snapshot: {}", evidence.copy_fault));
   for (const DatabaseReport& database : report.databases)
     if (database.exactness != Exactness::exact)
       faults.push_back(fmt::format("{} is {}: {}", name_of(database), to_string(database.exactness), database.reason));
@@ -47,6 +49,8 @@ Judgement judge(const Evidence& evidence) {
     return {Grade::crash,
             {fmt::format("{} file systems were frozen, but only {} had to be thawed: some thawed too early",
                          evidence.frozen, evidence.thawed)}};
+  if (!evidence.status_fault.empty())
+    return {Grade::crash, {fmt::format("not frozen all the time: {}", evidence.status_fault)}};
   if (evidence.report && evidence.report->watchdog_fired)
     return {Grade::crash, {"the guest's watchdog thawed it before the disks were captured"}};
   if (!evidence.agent_fault.empty()) return {Grade::filesystem, {fmt::format("no agent: {}", evidence.agent_fault)}};

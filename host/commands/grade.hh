@@ -19,8 +19,10 @@ struct Evidence {
   std::string freeze_fault;       ///< why the file systems were not frozen
   std::uint64_t frozen = 0;       ///< file systems
   std::uint64_t thawed = 0;       ///< file systems
+  std::string status_fault;       ///< why qemu-ga did not say "frozen" before and after the disks were captured
   std::optional<Report> report;   ///< the agent's, of this still point's id
   std::string report_fault;       ///< why there is none
+  std::string copy_fault;         ///< why the report does not lie in the block snapshot, where it should
 };
 
 struct Judgement {

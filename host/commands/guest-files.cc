@@ -17,18 +17,6 @@ namespace {
 /// As many as Linux follows.
 constexpr int max_links = 40;
 
-/// Keeps the first entry of a walk: what the path names.
-class FirstEntry : public TreeSink {
- public:
-  void entry(const TreeEntry& entry) override {
-    if (!first_) first_ = entry;
-  }
-  [[nodiscard]] std::optional<TreeEntry> take() { return std::move(first_); }
-
- private:
-  std::optional<TreeEntry> first_;
-};
-
 std::string names_of(const std::vector<GuestFiles::Named>& file_systems) {
   std::string names;
   for (const GuestFiles::Named& named : file_systems)
@@ -103,13 +91,7 @@ std::pair<std::string, std::string> GuestFiles::by_mount_point(const std::string
 std::optional<GuestFiles::Place> GuestFiles::look(const std::string& file_system, const std::string& path) {
   const auto [name, inner] = file_system.empty() ? by_mount_point(path) : std::pair(file_system, path.substr(1));
   const Where at = where(name);
-  FirstEntry first;
-  try {
-    at.disk->files.walk(*at.file_system, inner, false, first);
-  } catch (const NotFound&) {
-    return std::nullopt;
-  }
-  std::optional<TreeEntry> entry = first.take();
+  std::optional<TreeEntry> entry = at.disk->files.look(*at.file_system, inner);
   if (!entry) return std::nullopt;
   return Place{name, inner, std::move(*entry)};
 }

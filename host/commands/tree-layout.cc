@@ -21,8 +21,22 @@ bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
 
-/// The partition in a guest's device name: 1 in "vda1" and "nvme0n1p1", 0 in "vda" and "nvme0n1"; nothing for "dm-0".
-std::optional<std::uint32_t> partition_in(std::string_view device) {
+void make_directories(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) throw_storage_errno(fmt::format("cannot make {}", path.native()), error.value());
+}
+
+}  // namespace
+
+std::string file_system_name(std::string_view target, std::uint32_t partition) {
+  if (partition == 0) return std::string(target);
+  const bool numbered_disk = !target.empty() && is_digit(target.back());
+  return fmt::format("{}{}{}", target, numbered_disk ? "p" : "", partition);
+}
+
+std::optional<std::uint32_t> partition_of(const GuestFileSystem& file_system) {
+  std::string_view device = file_system.device;
   if (const std::size_t slash = device.rfind('/'); slash != std::string_view::npos) device.remove_prefix(slash + 1);
   if (device.starts_with("dm-") || device.starts_with("md") || device.empty()) return std::nullopt;
   std::size_t digits = device.size();
@@ -38,26 +52,12 @@ std::optional<std::uint32_t> partition_in(std::string_view device) {
   return error == std::errc{} ? std::optional(value) : std::nullopt;
 }
 
-void make_directories(const std::filesystem::path& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) throw_storage_errno(fmt::format("cannot make {}", path.native()), error.value());
-}
-
-}  // namespace
-
-std::string file_system_name(std::string_view target, std::uint32_t partition) {
-  if (partition == 0) return std::string(target);
-  const bool numbered_disk = !target.empty() && is_digit(target.back());
-  return fmt::format("{}{}{}", target, numbered_disk ? "p" : "", partition);
-}
-
 std::string mount_point_of(const std::vector<GuestFileSystem>& mounted, std::string_view target,
                            std::uint32_t partition) {
   for (const GuestFileSystem& file_system : mounted) {
     // A file system over several disks (LVM, RAID) is none that a single disk holds.
     if (file_system.targets.size() != 1 || file_system.targets.front() != target) continue;
-    if (partition_in(file_system.device) == partition) return file_system.mount_point;
+    if (partition_of(file_system) == partition) return file_system.mount_point;
   }
   return {};
 }

@@ -17,6 +17,9 @@ namespace stillpoint {
 /// "vda1" for partition 1 of vda, "vda" for a disk without partitions.
 [[nodiscard]] std::string file_system_name(std::string_view target, std::uint32_t partition);
 
+/// The partition in a guest's device name: 1 in "vda1" and "nvme0n1p1", 0 in "vda" and "nvme0n1"; nothing for "dm-0".
+[[nodiscard]] std::optional<std::uint32_t> partition_of(const GuestFileSystem& file_system);
+
 /// Where the guest has mounted that file system; empty when it did not say. The guest's own device names may differ
 /// from libvirt's targets
 /// ("sda1" on a disk that libvirt calls sdb): the disk is taken from what libvirt has resolved, only the partition from

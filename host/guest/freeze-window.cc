@@ -85,6 +85,14 @@ void FrozenGuest::give_up_freezing(const std::string& reason, bool libvirt_lost)
   throw QuiesceError(message, "the guest is thawed; its journal says more: journalctl -u qemu-guest-agent");
 }
 
+std::string FrozenGuest::why_not_frozen() const {
+  try {
+    return says_frozen(domain_) ? std::string() : "the guest says that it is thawed";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
 FrozenGuest::~FrozenGuest() {
   if (!held_) return;
   try {

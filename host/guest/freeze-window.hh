@@ -27,6 +27,9 @@ class FrozenGuest {
   FrozenGuest& operator=(const FrozenGuest&) = delete;
   ~FrozenGuest();
 
+  /// Asks qemu-ga. Empty when the guest says that it is frozen; bounded.
+  [[nodiscard]] std::string why_not_frozen() const;
+
   /// Throws QuiesceError when the guest cannot be thawed, CaptureError when it stopped. Afterwards compare thawed()
   /// with frozen(): fewer mean that something else thawed in between, and what was captured is of grade crash.
   void thaw();

@@ -14,6 +14,7 @@ from support.companion import Companion
 from support.scratch import run, wait_until
 from support.suite import WithGuest, run_with_guest
 
+OWN_VIEW = pathlib.PurePosixPath("/run/systemd/system/stillpoint-agent.service.d/own-view.conf")
 NOT_FOUND, QUIESCE, CAPTURE, STORAGE = 4, 6, 7, 8  # docs/man/stillpoint.1
 
 # Takes the agent's place at the port that the companion plugs in, and sends what the argument says.
@@ -112,6 +113,20 @@ class Misfortunes(Backups):
             self.fails(QUIESCE, says="could not be frozen")
         finally:
             self.guest.sh(f"kill -CONT {pid}")
+
+    def test_a_report_that_is_not_in_the_block_snapshot(self):
+        """The agent says that it has written one: into a directory that only it sees."""
+        again = "systemctl daemon-reload && systemctl restart stillpoint-agent"
+        self.guest.sh(
+            f"mkdir -p {OWN_VIEW.parent} /run/elsewhere\n"
+            f"printf '[Service]\\nBindPaths=/run/elsewhere:/var/lib/stillpoint\\n' >{OWN_VIEW}\n{again}"
+        )
+        try:
+            self.fails(QUIESCE, says="not in the block snapshot: the report there is of another still point")
+            manifest = self.companion.backup(self.guest.name, "--no-trees", "--no-dumps", "--require", "filesystem")
+            self.assertEqual(manifest["grade"], "filesystem")
+        finally:
+            self.guest.sh(f"rm {OWN_VIEW}\n{again}")
 
     def test_a_repository_without_room(self):
         small = self.scratch / "small"

@@ -42,6 +42,7 @@ TEST_CASE("application needs every positive signal") {
     e.report_fault = "lost";
   });
   filesystem([](Evidence& e) { e.report->quiesced = false; });
+  filesystem([](Evidence& e) { e.copy_fault = "there is no such file"; });
   filesystem([](Evidence& e) { e.report->databases[0].exactness = Exactness::skewed; });
   filesystem([](Evidence& e) { e.report->databases[0].exactness = Exactness::failed; });
   filesystem([](Evidence& e) {
@@ -60,6 +61,7 @@ TEST_CASE("a guest that did not stand still is crash grade, whatever the agent s
   crash([](Evidence& e) { e.freeze_fault = "the hook failed"; });
   crash([](Evidence& e) { e.frozen = e.thawed = 0; });
   crash([](Evidence& e) { e.thawed = 2; });
+  crash([](Evidence& e) { e.status_fault = "the guest says that it is thawed"; });
   crash([](Evidence& e) { e.report->watchdog_fired = true; });
 }
 
