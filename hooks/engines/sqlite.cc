@@ -12,11 +12,13 @@
 #include "common/program.hh"
 #include "hooks/engines/sqlite-database.hh"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <glob.h>
 #include <grp.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -178,6 +180,12 @@ void send_copy(int connection, sqlite::Database& database) {
       throw_errno<CaptureError>("a dump");
 }
 
+/// Nobody waits any more: what follows has the share of an ordinary process.
+void let_go(sqlite::Database& database) {
+  database.release();
+  static_cast<void>(::setpriority(PRIO_PROCESS, 0, 0));
+}
+
 /// Answers until the still point is over, or nobody is there any more to say so.
 void serve(int listener, const fs::path& path, sqlite::Database& database, const Deadline& held_until) {
   bool held = true;
@@ -187,7 +195,7 @@ void serve(int listener, const fs::path& path, sqlite::Database& database, const
     ::poll(fds.data(), fds.size(), held ? held_until.poll_timeout() : -1);
     if ((fds[1].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) return;
     if (held && held_until.passed()) {
-      database.release();
+      let_go(database);
       held = false;
       expired = true;
     }
@@ -196,15 +204,15 @@ void serve(int listener, const fs::path& path, sqlite::Database& database, const
     char request = 0;
     if (!connection || ::read(connection.get(), &request, 1) != 1) continue;
     if (request == 'e') return;
-    database.release();
+    let_go(database);
     held = false;
     try {
       if (request == 'd') send_copy(connection.get(), database);
       const std::string answer =
           expired ? dump_json(described(path, "skewed", "its writers went on before the thaw")) : "{}";
       if (request == 't') write_all(connection.get(), as_bytes(answer), "an answer");
-    } catch (const Error& e) {
-      std::cerr << e.what() << std::endl;
+    } catch (const Error&) {
+      // Whoever asked is gone.
     }
   }
 }
@@ -214,6 +222,10 @@ void serve(int listener, const fs::path& path, sqlite::Database& database, const
                        const Deadline& held_until) {
   const bool for_dump = setting("STILLPOINT_DUMPS") == "1";
   try {
+    // Whoever reads what the plug-in says need not wait for this one.
+    const UniqueFd nothing = open_file("/dev/null", O_WRONLY);
+    for (const int fd : {STDOUT_FILENO, STDERR_FILENO})
+      if (::dup2(nothing.get(), fd) < 0) throw_errno<QuiesceError>("dup2");
     become_owner(path);
     sqlite::Database database(path, for_dump, setting("STILLPOINT_TEST_NO_BARRIER").empty(), deadline);
     Json said = described(path, database.skew().empty() ? "exact" : "skewed", database.skew());

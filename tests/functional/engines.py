@@ -66,12 +66,12 @@ class EnginesTest(agent.AgentTest):
         """The dump, and whether it is complete."""
         self.host.send("dump", id=ID, stream=1, name=name)
         self.host.send("credit", stream=1, bytes=1 << 40)
-        content = b""
+        pieces = []
         while True:
             kind, _, payload = self.host.frame()
             if kind == CONTROL:
-                return content, json.loads(payload)
-            content += payload
+                return b"".join(pieces), json.loads(payload)
+            pieces.append(payload)
 
     def still_point(self, inside=lambda: None):
         """Prepare, window and release; the report that the host gets."""
@@ -210,7 +210,7 @@ class Contract(EnginesTest):
 
     def test_what_a_freeze_leaves_running(self):
         """It keeps the output open and goes on writing: nobody waits for it, and it ends with the still point."""
-        self.plugin("toy", freeze=self.says("x") + f"\n(while :; do echo more; sleep 0.1; done) &\n"
+        self.plugin("toy", freeze=self.says("x") + "\n(trap '' PIPE; while sleep 0.5; do echo more; done) &\n"
                     f"echo $! >{self.scratch}/child")
         self.start()
         self.assertEqual(self.still_point()["databases"][0]["exactness"], "exact")
@@ -379,6 +379,24 @@ class Redis(EnginesTest):
                     yield
         return Writers(write)
 
+    def mount_image(self, image, path):
+        """Where the server's files can really be frozen."""
+        with open(image, "ab") as file:
+            file.truncate(192 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True, timeout=60)
+        self.mounted(image, path)
+
+    def mounted(self, image, path):
+        os.makedirs(path)
+        if subprocess.run(["mount", "-o", "loop", image, path], capture_output=True, timeout=60).returncode:
+            self.skipTest("loop mounts do not work here")
+
+        def unmount():
+            subprocess.run(["fsfreeze", "-u", path], capture_output=True, timeout=20)
+            wait_until(lambda: subprocess.run(["umount", path], capture_output=True, timeout=20).returncode == 0, 30,
+                       "the file system cannot be unmounted")
+        self.addCleanup(unmount)
+
     def digest(self, directory, *options):
         server = self.serve(*options, directory=directory)
         self.assertNotEqual(server.ask("DBSIZE"), "0")
@@ -421,6 +439,30 @@ class Redis(EnginesTest):
         database, same, _ = self.compared("--appendonly", "yes", "--save", "", STILLPOINT_TEST_NO_BARRIER="lie")
         self.assertEqual(database["exactness"], "exact")
         self.assertFalse(same, "the comparison finds nothing")
+
+    def test_frozen(self):
+        """On a frozen file system the dump's child waits, the server goes on, and everything is as it is in a copy."""
+        self.mount_image(self.scratch + "/image", self.scratch + "/redis")
+
+        def window():
+            shutil.rmtree(self.scratch + "/recovered")
+            frozen = self.scratch + "/redis"
+            subprocess.run(["fsfreeze", "-f", frozen], check=True, timeout=60)
+            try:
+                shutil.copy(self.scratch + "/image", self.scratch + "/copy")
+                self.assertTrue(glob.glob(frozen + "/temp-*.rdb"), "the child is over already")
+                client = ["redis-cli", "-s", frozen + "/s"]
+                self.assertEqual(subprocess.run([*client, "EXISTS", "old1"], capture_output=True, text=True,
+                                                timeout=10).stdout, "1\n")
+            finally:
+                subprocess.run(["fsfreeze", "-u", frozen], check=True, timeout=60)
+            self.mounted(self.scratch + "/copy", self.scratch + "/recovered")
+
+        # A child that takes a second or more, however fast the machine is.
+        database, same, _ = self.compared("--appendonly", "yes", "--save", "", "--rdb-key-save-delay", "-4",
+                                          inside=window)
+        self.assertEqual(database["exactness"], "exact", database)
+        self.assertTrue(same)
 
     def test_file(self):
         database, same, _ = self.compared("--save", "3600 1")
