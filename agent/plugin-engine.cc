@@ -70,7 +70,7 @@ Answer run(const Program& program, const Deadline& deadline, int lifeline, int c
 }
 
 std::string failure_of(const Answer& answer) {
-  const std::string failure = describe_status(answer.status);
+  std::string failure = describe_status(answer.status);
   if (failure.empty() || answer.complaint.empty()) return failure;
   return fmt::format("{}: {}", failure, answer.complaint);
 }

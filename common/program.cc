@@ -29,6 +29,7 @@ constexpr int lifeline_number = 3;
 /// Pointers into `texts`, null-terminated, for execve.
 std::vector<char*> pointers(std::vector<std::string>& texts) {
   std::vector<char*> result;
+  result.reserve(texts.size() + 1);
   for (std::string& text : texts)
     result.push_back(text.data());
   result.push_back(nullptr);
