@@ -33,8 +33,11 @@ constexpr int not_here = 77;
 constexpr std::size_t most_plugins = 32;
 /// Of what a plug-in complains about, for the report.
 constexpr std::size_t max_complaint = 500;
+/// Of a reason: an error repeats what it does not understand, and the host takes no report with more than 4096.
+constexpr std::size_t max_reason = 1000;
 constexpr std::chrono::milliseconds probe_limit{2000};
-constexpr std::chrono::milliseconds abort_limit{2000};
+/// For all of them.
+constexpr std::chrono::milliseconds abort_limit{5000};
 /// Nobody waits for that; the host goes earlier.
 constexpr std::chrono::hours longest_dump{24};
 /// For all of them, when a freeze has failed and the hook waits.
@@ -86,6 +89,10 @@ std::vector<std::string> environment_of(const AgentConfig& config, const fs::pat
                                        fmt::format("STILLPOINT_DEADLINE_MS={}", deadline.left().count())};
   if (!config.hold_writers) environment.emplace_back("STILLPOINT_TEST_NO_BARRIER=1");
   return environment;
+}
+
+std::string reason_of(const std::exception& error) {
+  return std::string(error.what()).substr(0, max_reason);
 }
 
 std::string name_of(const fs::path& path) {
@@ -165,7 +172,7 @@ void PluginEngine::prepare(bool for_dumps, const Deadline& deadline) {
       entry.fault.clear();
       prepare_one(entry, share(deadline, entries_.size() - i));
     } catch (const Error& e) {
-      entry.fault = fmt::format("prepare: {}", e.what());
+      entry.fault = fmt::format("prepare: {}", reason_of(e));
       log_warning("plug-in {}: {}", name_of(entry.plugin.path), entry.fault);
     }
   }
@@ -203,7 +210,7 @@ void PluginEngine::quiesce(const Deadline& deadline) {
       freeze_one(entry, deadline);
     } catch (const Error& e) {
       release(Deadline(undo_limit));
-      throw QuiesceError(fmt::format("plug-in {}: freeze: {}", name_of(entry.plugin.path), e.what()));
+      throw QuiesceError(fmt::format("plug-in {}: freeze: {}", name_of(entry.plugin.path), reason_of(e)));
     }
   }
   refuse_same_dumps();
@@ -229,9 +236,9 @@ void PluginEngine::thaw_one(Entry& entry, const Deadline& deadline) const {
     for (DatabaseReport& database : entry.databases) {
       if (database.exactness != Exactness::exact) continue;
       database.exactness = Exactness::skewed;
-      database.reason = fmt::format("its thaw failed: {}", e.what());
+      database.reason = fmt::format("its thaw failed: {}", reason_of(e));
     }
-    log_warning("plug-in {}: thaw: {}", name_of(entry.plugin.path), e.what());
+    log_warning("plug-in {}: thaw: {}", name_of(entry.plugin.path), reason_of(e));
   }
 }
 
@@ -270,12 +277,14 @@ RunningDump PluginEngine::start_dump(std::string_view name) {
 
 void PluginEngine::finish() noexcept {
   release(Deadline(undo_limit));
-  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+  const Deadline deadline(abort_limit);
+  std::size_t left = entries_.size();
+  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry, --left) {
     if (!std::exchange(entry->prepared, false)) continue;
     try {
-      static_cast<void>(call(*entry, "abort", {}, Deadline(abort_limit), -1));
+      static_cast<void>(call(*entry, "abort", {}, share(deadline, left), -1));
     } catch (const Error& e) {
-      log_warning("plug-in {}: abort: {}", name_of(entry->plugin.path), e.what());
+      log_warning("plug-in {}: abort: {}", name_of(entry->plugin.path), reason_of(e));
     }
     entry->groups.clear();
     std::error_code ignored;
@@ -310,8 +319,8 @@ void discover_plugins(const AgentConfig& config, const std::string& id, const De
       DatabaseReport unusable;
       unusable.engine = "plug-in";
       unusable.instance = protocol::dump_name_part(name_of(program.path));
-      unusable.reason = e.what();
-      found.warnings.push_back(fmt::format("plug-in {}: {}", program.path.native(), e.what()));
+      unusable.reason = reason_of(e);
+      found.warnings.push_back(fmt::format("plug-in {}: {}", program.path.native(), unusable.reason));
       found.unusable.push_back(std::move(unusable));
     }
   }
