@@ -128,6 +128,7 @@ AgentConfig load_agent_config(const std::filesystem::path& path) {
     reader.path("agent", "control_socket", config.control_socket);
     reader.path("agent", "report_path", config.report_path);
     reader.path("agent", "runtime_directory", config.runtime_directory);
+    reader.path("agent", "engines_directory", config.engines_directory);
     reader.flag("postgresql", "enabled", config.postgresql.enabled);
     reader.list("postgresql", "socket_directories", config.postgresql.socket_directories);
     reader.text("postgresql", "user", config.postgresql.user);

@@ -45,6 +45,8 @@ struct AgentConfig {
   std::filesystem::path control_socket{protocol::control_socket};
   std::filesystem::path report_path{protocol::report_path};
   std::filesystem::path runtime_directory{"/run/stillpoint"};
+  /// Plug-ins of the site; a directory that is missing is empty.
+  std::filesystem::path engines_directory{"/etc/stillpoint/engines.d"};
   PostgreSql postgresql;
   MySql mysql;
   /// False only for the negative control of the tests (environment STILLPOINT_TEST_NO_BARRIER=1): database snapshots

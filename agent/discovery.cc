@@ -3,6 +3,7 @@
 
 #include "agent/listening-sockets.hh"
 #include "agent/mysql.hh"
+#include "agent/plugin-engine.hh"
 #include "agent/postgresql.hh"
 #include "common/file.hh"
 
@@ -56,10 +57,11 @@ void add_unreachable(Discovered& found, std::string engine, std::string instance
   found.unusable.push_back(std::move(server));
 }
 
-Discovered discover(const AgentConfig& config, const Deadline& deadline) {
+Discovered discover(const AgentConfig& config, const std::string& id, const Deadline& deadline) {
   Discovered found;
   if (config.postgresql.enabled) discover_postgresql(config, deadline, found);
   if (config.mysql.enabled) discover_mysql(config, deadline, found);
+  discover_plugins(config, id, deadline, found);
   return found;
 }
 

@@ -29,7 +29,8 @@ void add_unusable(Discovered& found, std::string engine, std::string instance, c
 void add_unreachable(Discovered& found, std::string engine, std::string instance, const std::string& socket,
                      std::optional<pid_t> process, const std::string& account);
 
-/// Finds the database servers that answer on unix sockets now. Never throws for a server; within the deadline.
-[[nodiscard]] Discovered discover(const AgentConfig& config, const Deadline& deadline);
+/// Finds the database servers that answer on unix sockets now, and asks the plug-ins, for the still point `id`. Never
+/// throws for a server; within the deadline.
+[[nodiscard]] Discovered discover(const AgentConfig& config, const std::string& id, const Deadline& deadline);
 
 }  // namespace stillpoint

@@ -3,9 +3,8 @@
 
 #include "common/clock.hh"
 #include "common/file.hh"
+#include "common/program.hh"
 #include "common/report.hh"
-
-#include <sys/types.h>
 
 #include <memory>
 #include <string>
@@ -17,13 +16,10 @@ namespace stillpoint {
 /// A dump tool that runs: its standard output is the dump.
 class RunningDump {
  public:
-  /// Owns both; `pid` leads a process group of its own. `errors` is a pipe (or file) with the tool's standard error.
-  /// `pid` 0: the tool has ended with success, `output` holds all that it wrote.
-  RunningDump(pid_t pid, UniqueFd output, UniqueFd errors) noexcept;
-  RunningDump(RunningDump&&) noexcept;
-  RunningDump& operator=(RunningDump&&) noexcept;
-  /// Kills the process group if it still runs, and reaps it.
-  ~RunningDump();
+  /// `errors` is a pipe with the tool's standard error. The tool's whole process group ends with this.
+  RunningDump(RunningProgram tool, UniqueFd output, UniqueFd errors) noexcept;
+  /// Of a tool that has ended with success: `output` holds all that it wrote.
+  explicit RunningDump(UniqueFd output) noexcept;
 
   /// Non-blocking; end of file means that the tool has closed it, not that it succeeded: ask finish().
   [[nodiscard]] int output() const noexcept { return output_.get(); }
@@ -33,9 +29,10 @@ class RunningDump {
   [[nodiscard]] std::string finish(const Deadline& deadline);
 
  private:
-  pid_t pid_ = -1;
+  RunningProgram tool_;
   UniqueFd output_;
-  UniqueFd errors_;
+  Intake errors_;
+  bool succeeded_ = false;
 };
 
 /// One database server of the guest. All calls except cancel() come from one thread at a time (not always the same), in
@@ -47,6 +44,11 @@ class Engine {
   /// "postgresql", "mariadb" or "mysql", and what tells servers of one engine apart ("15-main").
   [[nodiscard]] virtual std::string_view engine() const = 0;
   [[nodiscard]] virtual std::string_view instance() const = 0;
+
+  /// Whether a database of the report is this engine's. From any thread.
+  [[nodiscard]] virtual bool reports(const DatabaseReport& database) const {
+    return database.engine == engine() && database.instance == instance();
+  }
 
   /// Opens sessions, lists databases, learns the lock order, flushes; with `for_dumps`, also makes ready what dumps
   /// need. Blocks no writer. A database that cannot be dumped is not an error: its DatabaseReport says so. Throws

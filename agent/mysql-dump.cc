@@ -44,10 +44,10 @@ bool dumps_accounts_as_statements(const Server& server) {
 
 }  // namespace
 
-DumpTool dump_tool(const Server& server, const DumpScope& scope, const std::string& socket) {
-  DumpTool tool;
-  tool.program = find_program(server);
-  const bool mariadb_tool = is_mariadb_tool(server, tool.program);
+Program dump_tool(const Server& server, const DumpScope& scope, const std::string& socket) {
+  Program tool;
+  tool.path = find_program(server);
+  const bool mariadb_tool = is_mariadb_tool(server, tool.path);
   // No option file: what it says for the operator's own dumps must not change ours.
   tool.arguments = {"--no-defaults",
                     "--protocol=socket",

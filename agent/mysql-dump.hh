@@ -23,7 +23,7 @@ struct DumpScope {
 
 /// The official tool for this server with the options that make two dumps of the same rows the same bytes, connecting
 /// to `socket`. Throws CaptureError when it is not installed.
-[[nodiscard]] DumpTool dump_tool(const Server& server, const DumpScope& scope, const std::string& socket);
+[[nodiscard]] Program dump_tool(const Server& server, const DumpScope& scope, const std::string& socket);
 
 /// What the relay says in such a tool's session.
 [[nodiscard]] GateScript dump_gate(const Server& server);

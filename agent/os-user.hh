@@ -1,20 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
-#include <sys/types.h>
+#include "common/program.hh"
 
 #include <optional>
 #include <string>
-#include <vector>
 
 namespace stillpoint {
-
-/// An account of the operating system, read once so that a child can become it without asking again.
-struct OsUser {
-  uid_t uid = 0;
-  gid_t gid = 0;
-  std::vector<gid_t> groups;
-};
 
 /// Empty when there is no such account.
 [[nodiscard]] std::optional<OsUser> find_os_user(const std::string& name);

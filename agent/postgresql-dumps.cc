@@ -95,7 +95,7 @@ RunningDump finished_dump(const std::string& text) {
   ::fcntl(input.get(), F_SETPIPE_SZ, static_cast<int>(finished_dump_limit));
   if (::write(input.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
     throw CaptureError("a pipe does not take the whole dump");
-  return RunningDump(0, std::move(output), UniqueFd());
+  return RunningDump(std::move(output));
 }
 
 }  // namespace stillpoint::postgresql

@@ -163,7 +163,7 @@ void StillPoint::discover_and_prepare(bool for_dumps, const Deadline& deadline, 
   std::error_code unknown;
   report_.path = std::filesystem::weakly_canonical(config_.report_path, unknown);
   const auto found = std::make_shared<Discovered>();
-  run_blocking({[this, found, deadline] { *found = discover(config_, deadline); }},
+  run_blocking({[this, found, id = report_.id, deadline] { *found = discover(config_, id, deadline); }},
                [this, found, for_dumps, deadline, done = std::move(done)](const std::vector<std::string>& failures) {
                  warnings_ = std::move(found->warnings);
                  unusable_ = std::move(found->unusable);
@@ -481,9 +481,7 @@ void StillPoint::start_dump(const std::string& name,
   const auto database = std::find_if(report_.databases.begin(), report_.databases.end(),
                                      [&](const DatabaseReport& d) { return !name.empty() && d.dump == name; });
   for (const std::shared_ptr<Engine>& engine : engines_) {
-    if (database == report_.databases.end() || engine->engine() != database->engine ||
-        engine->instance() != database->instance)
-      continue;
+    if (database == report_.databases.end() || !engine->reports(*database)) continue;
     const auto dump = std::make_shared<std::unique_ptr<RunningDump>>();
     start_in_turn({[engine, name, dump] { *dump = std::make_unique<RunningDump>(engine->start_dump(name)); }},
                   [dump, done = std::move(done)](const std::vector<std::string>& failures) {

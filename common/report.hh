@@ -38,7 +38,7 @@ struct NotCovered {
 
 /// One database at the barrier.
 struct DatabaseReport {
-  std::string engine;    ///< "postgresql", "mariadb", "mysql"
+  std::string engine;    ///< "postgresql", "mariadb", "mysql", or a plug-in's
   std::string instance;  ///< "15-main", "default": what tells servers of one engine apart
   std::string database;  ///< empty when the entry speaks of the whole instance
   std::string server_version;

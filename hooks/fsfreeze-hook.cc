@@ -62,10 +62,10 @@ fs::path control_socket() {
 }
 
 /// In reverse order; every one is tried, whatever fails.
-bool thaw_site_hooks(std::vector<SiteHook> hooks) {
+bool thaw_site_hooks(std::vector<FoundProgram> hooks) {
   std::reverse(hooks.begin(), hooks.end());
   bool good = true;
-  for (const SiteHook& hook : hooks) {
+  for (const FoundProgram& hook : hooks) {
     const SiteHookRun run = run_site_hook(hook, "thaw", Deadline(thaw_limit_each));
     if (run.failure.empty()) continue;
     complain(fmt::format("{} thaw: {}", run.name, run.failure));
@@ -90,15 +90,15 @@ int thaw() {
   // The databases first: they were quiesced last.
   const bool released = release();
   // A site hook that fails has complained. Nothing is frozen any more: to call the thaw failed would be wrong.
-  static_cast<void>(thaw_site_hooks(find_site_hooks(hook_directories())));
+  static_cast<void>(thaw_site_hooks(find_programs(hook_directories())));
   return released ? 0 : 1;
 }
 
 /// Throws QuiesceError with the site hooks still to be undone: those in `ran`.
-void quiesce(const Deadline& deadline, std::vector<SiteHook>& ran) {
+void quiesce(const Deadline& deadline, std::vector<FoundProgram>& ran) {
   Json runs = Json::array();
   const Deadline site_deadline = deadline.at_most(site_hooks_limit);
-  for (const SiteHook& hook : find_site_hooks(hook_directories())) {
+  for (const FoundProgram& hook : find_programs(hook_directories())) {
     ran.push_back(hook);
     const SiteHookRun run = run_site_hook(hook, "freeze", site_deadline);
     if (!run.failure.empty()) throw QuiesceError(fmt::format("{} freeze: {}", run.name, run.failure));
@@ -122,7 +122,7 @@ void quiesce(const Deadline& deadline, std::vector<SiteHook>& ran) {
 
 int freeze() {
   const Deadline deadline(protocol::hook_limit);
-  std::vector<SiteHook> ran;
+  std::vector<FoundProgram> ran;
   try {
     quiesce(deadline, ran);
     if (terminated == 0) return 0;
@@ -148,7 +148,7 @@ int run(std::string_view verb) {
   if (verb == "freeze") return freeze();
   if (verb == "thaw") return thaw();
   // For the agent, when no thaw has come.
-  if (verb == "thaw-site-hooks") return thaw_site_hooks(find_site_hooks(hook_directories())) ? 0 : 1;
+  if (verb == "thaw-site-hooks") return thaw_site_hooks(find_programs(hook_directories())) ? 0 : 1;
   log_error("usage: fsfreeze-hook freeze|thaw (qemu-ga runs it: qemu-ga -F PATH)");
   return static_cast<int>(ExitCode::usage);
 }

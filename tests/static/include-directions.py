@@ -27,6 +27,7 @@ ONLY_IN = {
     r"pqxx/|libpq": r"agent/postgresql",
     r"cppconn/|mysql": r"agent/mysql",
     r"zstd\.h|isa-l": r"host/repository/",
+    r"sqlite3\.h": r"hooks/engines/sqlite",
     r"CLI/": r"(agent/main\.cc|host/main\.cc|host/commands/)",
     r"seccomp\.h": r"host/capture/",
     r"pugixml": r"host/guest/",

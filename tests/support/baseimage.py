@@ -14,7 +14,7 @@ from .scratch import cached, run, say
 PACKAGES = (
     "systemd-sysv udev kmod procps mount e2fsprogs acl attr qemu-guest-agent postgresql-15 mariadb-server python3-minimal"
     # What our agent's package depends on: it is installed later, without a mirror at hand.
-    " libglib2.0-0 libpq5 libmysqlcppconn7v5 libfmt9 libssl3"
+    " libglib2.0-0 libpq5 libmysqlcppconn7v5 libfmt9 libsqlite3-0 libssl3"
 ).split()
 KERNEL = "linux-image-cloud-amd64"
 # What stands between the kernel and a mounted root: the cloud kernel has these as modules. virtio_console is the

@@ -62,13 +62,14 @@ TEST_CASE("every key is read") {
   const AgentConfig config =
       ConfigFile(
           "[agent]\nbarrier_limit_ms=1\nhook_limit_ms=2\nguest_deadline_ms=3\ncontrol_socket=/c\nreport_path=/r\n"
-          "runtime_directory=/d\n[postgresql]\nenabled=false\nsocket_directories=/a;/b\nuser=pg\n"
+          "runtime_directory=/d\nengines_directory=/e\n[postgresql]\nenabled=false\nsocket_directories=/a;/b\nuser=pg\n"
           "exact=require\nexclude_databases=x;y\n[mysql]\nenabled=false\nsockets=/s\nuser=my\npassword_file=/p\n"
           "exclude_databases=z\n")
           .load();
   CHECK(config.barrier_limit.count() == 1);
   CHECK(config.hook_limit.count() == 2);
   CHECK(config.guest_deadline.count() == 3);
+  CHECK(config.engines_directory == "/e");
   CHECK(config.control_socket == "/c");
   CHECK(config.report_path == "/r");
   CHECK(config.runtime_directory == "/d");

@@ -31,7 +31,7 @@ std::shared_ptr<RunningDump> run_tool(const char* command) {
   ::close(output[1]);
   ::close(errors[1]);
   ::fcntl(output[0], F_SETFL, O_NONBLOCK);
-  return std::make_shared<RunningDump>(pid, UniqueFd(output[0]), UniqueFd(errors[0]));
+  return std::make_shared<RunningDump>(RunningProgram(pid), UniqueFd(output[0]), UniqueFd(errors[0]));
 }
 
 /// Where a stream's bytes and its end arrive.
