@@ -57,11 +57,19 @@ DELIMITER ;
 """
 
 
-class Server:
-    """A mariadbd of our own."""
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
-    def __init__(self, directory):
+
+class Server:
+    """A mariadbd of our own. `options` beyond those of all; `port` is one of the loopback device, None for no network."""
+
+    def __init__(self, directory, options=(), port=None):
         self.directory = directory
+        self.options = options
+        self.port = port
         self.data = os.path.join(directory, "data")
         self.socket = os.path.join(directory, "mysqld.sock")
         self.process = None
@@ -80,11 +88,13 @@ class Server:
 
     def start(self):
         # Nothing is flushed at commit: what is on disk is there because the barrier flushed it.
+        network = [f"--port={self.port}", "--bind-address=127.0.0.1"] if self.port else ["--skip-networking"]
         self.process = subprocess.Popen(
-            ["mariadbd", "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}", "--user=mysql"]
-            + ["--skip-networking", f"--pid-file={self.directory}/pid", f"--log-error={self.directory}/log.err"]
+            ["mariadbd", "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}", "--user=mysql", *network]
+            + [f"--pid-file={self.directory}/pid", f"--log-error={self.directory}/log.err"]
             + ["--log-bin=bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-log-at-timeout=100"]
-            + ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--max-connections=100"],
+            + ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--max-connections=100"]
+            + [*self.options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -188,7 +198,7 @@ class MariaDb(unittest.TestCase):
         cls.scratch = tempfile.mkdtemp(prefix="stillpoint-mariadb-")
         cls.addClassCleanup(shutil.rmtree, cls.scratch)
         os.chmod(cls.scratch, 0o755)
-        cls.server = Server(os.path.join(cls.scratch, "server"))
+        cls.server = Server(os.path.join(cls.scratch, "server"), port=free_port())
         cls.server.install()
         cls.addClassCleanup(cls.server.stop)
         cls.server.start()
@@ -223,6 +233,7 @@ class MariaDb(unittest.TestCase):
 
         self.addCleanup(stop)
         self.wait_for_writes()
+        return stop
 
     def wait_for_writes(self):
         count = "SELECT (SELECT COUNT(*) FROM shop.purchase) + (SELECT COUNT(*) FROM bank.purchase)"
@@ -325,6 +336,50 @@ class MariaDb(unittest.TestCase):
             )
             self.assertEqual(strip(original, name.encode()), strip(restored, b"restored"))
             self.server.sql("DROP DATABASE restored")
+
+    def test_the_position_starts_a_replica(self):
+        self.server.sql("CREATE USER replica IDENTIFIED BY 'secret'; GRANT REPLICATION SLAVE ON *.* TO replica")
+        self.addCleanup(self.server.sql, "DROP USER replica")
+        replica = Server(os.path.join(self.scratch, "replica"), ["--server-id=2"])
+        replica.install()
+        self.addCleanup(replica.stop)
+        replica.start()
+        stop_writers = self.start_writers()
+        driver = self.driver()
+        driver.do("prepare")
+        driver.do("quiesce", 3000)
+        driver.do("release", 3000)
+        report = driver.report()
+        self.wait_for_writes()
+        databases = [name for name in report if name]
+        for name in databases:
+            driver.do("dump", report[name]["dump"], os.path.join(self.scratch, f"replica-{name}.sql"))
+        stop_writers()
+        end = self.server.sql("SELECT @@gtid_binlog_pos").strip()
+        originals = {name: comparable(self.server.dump(*MARIADB_DATABASE, name)) for name in databases}
+        file, offset = report["shop"]["position"]["binlog"].rsplit(":", 1)
+        for source, wait in (
+            ("MASTER_USE_GTID=slave_pos", f"SELECT MASTER_GTID_WAIT('{end}', 30)"),
+            (
+                f"MASTER_USE_GTID=no, MASTER_LOG_FILE='{file}', MASTER_LOG_POS={offset}",
+                "SELECT MASTER_POS_WAIT('{}', {}, 30) >= 0".format(*self.server.sql("SHOW MASTER STATUS").split()[:2]),
+            ),
+        ):
+            for name in databases:
+                replica.sql(f"SET foreign_key_checks=0; CREATE OR REPLACE DATABASE {name}")
+                with open(os.path.join(self.scratch, f"replica-{name}.sql"), "rb") as dump:
+                    subprocess.run(replica.client(name), stdin=dump, check=True, timeout=60)
+            replica.sql(
+                f"SET GLOBAL gtid_slave_pos='{report['shop']['position']['gtid']}'; CHANGE MASTER TO "
+                f"MASTER_HOST='127.0.0.1', MASTER_PORT={self.server.port}, MASTER_USER='replica', "
+                f"MASTER_PASSWORD='secret', {source}; START SLAVE"
+            )
+            waited = replica.sql(wait, timeout=40).strip()
+            self.assertIn(waited, ("0", "1"), replica.sql("SHOW SLAVE STATUS"))
+            for name in databases:
+                copy = comparable(replica.dump(*MARIADB_DATABASE, name))
+                self.assertEqual(copy.splitlines(), originals[name].splitlines(), f"{name}: {source}")
+            replica.sql("STOP SLAVE; RESET SLAVE ALL")
 
     def test_changed_accounts_are_not_called_exact(self):
         for change in (
