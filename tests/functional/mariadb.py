@@ -56,6 +56,10 @@ END//
 DELIMITER ;
 """
 
+# Seconds of work, and no wait that anything could cut short.
+SLOW_TABLE = "CREATE TABLE slow (i INT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO slow SELECT seq FROM seq_1_to_60"
+SLOW_ALTER = "ALTER TABLE slow ADD v CHAR(128) AS (SHA2(REPEAT('x', 4000000 + i), 512)) STORED, ALGORITHM=COPY"
+
 
 def free_port():
     with socket.socket() as probe:
@@ -541,6 +545,45 @@ class MariaDb(unittest.TestCase):
             text = dump.read()
         self.assertIn("(300,0)", text)
         self.assertNotIn(",1)", text)
+
+    def start_long_alter(self):
+        alter = self.server.background(SLOW_ALTER, "altered")
+        self.addCleanup(lambda: alter.kill() or alter.wait(10))
+        wait_until(lambda: "copy to tmp" in self.server.sql("SHOW FULL PROCESSLIST"), "the ALTER to run")
+        return alter
+
+    def test_a_long_alter_runs_on_through_the_stages_and_a_read_lock_gives_up(self):
+        self.server.sql(f"CREATE DATABASE altered; USE altered; {SLOW_TABLE}")
+        self.addCleanup(self.server.sql, "DROP DATABASE altered")
+        driver = self.driver()
+        driver.do("prepare")
+        reference = self.server.dump(*MARIADB_DATABASE, "altered")
+        alter = self.start_long_alter()
+        driver.do("quiesce", 3000)
+        self.assertIsNone(alter.poll(), "the barrier waited for the ALTER")
+        copy = self.copy()
+        driver.do("release", 3000)
+        self.assertEqual(driver.report()["altered"]["exactness"], "exact")
+        path = os.path.join(self.scratch, "altered.sql")
+        driver.do("dump", "mariadb/default/altered", path)
+        with open(path, "rb") as dump:
+            self.assertEqual(dump.read().splitlines(), reference.splitlines())
+        driver.do("finish")
+        self.assertEqual(alter.wait(40), 0)
+        self.addCleanup(copy.stop)
+        copy.start()
+        self.assertEqual(copy.dump(*MARIADB_DATABASE, "altered").splitlines(), reference.splitlines())
+        copy.stop()
+        self.server.sql("ALTER TABLE slow DROP v", "altered")
+        driver = self.driver("read-lock")
+        driver.do("prepare")
+        alter = self.start_long_alter()
+        answer = driver.try_to("quiesce", 1000)
+        self.assertFalse(answer["ok"])
+        self.assertIn("kept the read lock away", answer["message"])
+        self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+        self.assertIsNone(alter.poll(), "the ALTER was killed, or waited for")
+        self.assertEqual(alter.wait(40), 0)
 
     def test_a_read_lock_gives_up_beside_a_long_update(self):
         self.server.sql("UPDATE legacy.inno SET v = 0")
