@@ -2,6 +2,7 @@
 #include "agent/mysql-engine.hh"
 
 #include "agent/dump-name.hh"
+#include "agent/mysql-galera.hh"
 #include "agent/mysql-report.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
@@ -29,6 +30,8 @@ constexpr std::chrono::seconds accounts_limit{10};
 constexpr std::chrono::milliseconds tool_check{50};
 /// How soon the end of the accounts' dump is noticed.
 constexpr std::chrono::milliseconds tool_poll{5};
+/// For a Galera node to catch up after the release, while nobody but the thaw's caller waits.
+constexpr std::chrono::milliseconds synced_limit{1500};
 /// For a tool that has ended to be reaped.
 constexpr std::chrono::milliseconds reap_limit{1000};
 
@@ -58,6 +61,8 @@ void MySqlEngine::connect(const Deadline& deadline) {
   session_->execute("SET SESSION sql_mode='', SESSION autocommit=1, SESSION lock_wait_timeout=1", deadline);
   if (server_.mariadb && server_.version_number >= 100101)
     session_->execute("SET SESSION max_statement_time=0", deadline);
+  // Inside the barrier it would wait for what the barrier holds back.
+  if (server_.galera) session_->execute("SET SESSION wsrep_sync_wait=0", deadline);
   // While the barrier stands, a silent agent is a hung one: the server ends its session a little after the watchdog
   // would have thawed the file systems.
   const auto abandoned_after =
@@ -71,6 +76,7 @@ void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
   for_dumps_ = for_dumps;
   try {
     connect(deadline);
+    if (server_.galera) require_synced(*session_, deadline);
     catalogue_ = read_catalogue(*session_, deadline);
     plan_dumps(deadline);
     warm_up(deadline);
@@ -231,6 +237,7 @@ void MySqlEngine::wait_for_accounts(const Deadline& deadline) {
 void MySqlEngine::quiesce(const Deadline& deadline) {
   if (!session_) throw QuiesceError(fmt::format("{} {}: not prepared", server_.engine(), server_.instance));
   try {
+    if (server_.galera) require_synced(*session_, deadline);
     const auto begun = SteadyClock::now();
     barrier_->hold_definitions(deadline);
     const auto defined = SteadyClock::now();
@@ -294,7 +301,8 @@ void MySqlEngine::pin_tables() {
 
 void MySqlEngine::attest(std::chrono::microseconds acquired_in, const Deadline& deadline) {
   barrier_->flush(server_, deadline);
-  const Json position = read_position(*session_, server_, deadline);
+  Json position = read_position(*session_, server_, deadline);
+  if (server_.galera && barrier_kind_ != BarrierKind::none) position["galera"] = paused_at(*session_, deadline);
   const std::uint64_t prepared = count_prepared_transactions(*session_, deadline);
   relay_->wait_until_none(gated_links(), {LinkState::opening, LinkState::pinning}, deadline);
   if (relay_->cancelled()) throw QuiesceError("cancelled");
@@ -342,7 +350,10 @@ void MySqlEngine::judge_accounts(Dump& dump, const Deadline& deadline) {
 
 void MySqlEngine::release(const Deadline& deadline) noexcept {
   try {
-    if (!barrier_ || barrier_->release(deadline)) return;
+    if (!barrier_) return;
+    const bool stood = barrier_->release(deadline);
+    if (server_.galera) see_synced(deadline);
+    if (stood) return;
     for (Dump& dump : dumps_) {
       if (dump.report.exactness != Exactness::exact) continue;
       dump.report.exactness = Exactness::skewed;
@@ -352,6 +363,20 @@ void MySqlEngine::release(const Deadline& deadline) noexcept {
   } catch (const std::exception&) {
     // Only memory can be missing here, and the lock has gone.
   }
+}
+
+void MySqlEngine::see_synced(const Deadline& deadline) {
+  std::string state = "unknown";
+  try {
+    state = wait_until_synced(session_->alive() ? *session_ : *second_session_, deadline.at_most(synced_limit));
+  } catch (const SessionError& error) {
+    log_warning("{} {}: {}", server_.engine(), server_.instance, error.what());
+  }
+  if (state != "Synced")
+    log_warning("{} {}: this node is {} in its Galera cluster after the release", server_.engine(), server_.instance,
+                state);
+  for (Dump& dump : dumps_)
+    dump.report.position["galera_state"] = state;
 }
 
 std::vector<DatabaseReport> MySqlEngine::report() const {

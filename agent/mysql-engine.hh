@@ -58,6 +58,7 @@ class MySqlEngine : public Engine {
   void pin_tables();
   void attest(std::chrono::microseconds acquired_in, const Deadline& deadline);
   void judge(Dump& dump);
+  void see_synced(const Deadline& deadline);
   void wait_for_accounts(const Deadline& deadline);
   void judge_accounts(Dump& dump, const Deadline& deadline);
   void fail(Dump& dump, const std::string& reason);

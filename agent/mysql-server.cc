@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/mysql-server.hh"
 
+#include "agent/mysql-galera.hh"
+
 #include <fmt/format.h>
 #include <strings.h>
 
@@ -55,6 +57,7 @@ Server identify(Session& session, std::string socket, Account account, const Dea
   server.version_number = version_number(server.version);
   server.mariadb = mentions_mariadb(rows[0][0]) || mentions_mariadb(rows[0][1]);
   server.data_directory = rows[0][2] + '\n' + rows[0][3] + '\n' + rows[0][4];
+  server.galera = is_galera_node(session, deadline);
   return server;
 }
 

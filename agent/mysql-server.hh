@@ -20,6 +20,7 @@ struct Server {
   unsigned version_number = 0;  ///< 10.11.19 is 101119
   std::string data_directory;   ///< tells servers apart
   std::string instance = "default";
+  bool galera = false;  ///< a node of a cluster
 
   [[nodiscard]] const char* engine() const noexcept { return mariadb ? "mariadb" : "mysql"; }
 };
@@ -70,7 +71,8 @@ struct Pin {
 [[nodiscard]] std::vector<Pin> pins(const std::vector<Table>& tables, std::string_view database);
 
 /// Where the server's binary log and transaction ids stand: {"binlog": "bin.000001:4711", "gtid": "0-1-17"}, and
-/// {"innodb_lsn": ...} for a server without a binary log.
+/// {"innodb_lsn": ...} for a server without a binary log. Read inside the barrier, they are where a replica that is
+/// loaded with the dump begins.
 [[nodiscard]] Json read_position(Session& session, const Server& server, const Deadline& deadline);
 
 /// How many connections we may take from those that the server has left; at least 1.
