@@ -24,6 +24,8 @@ constexpr std::size_t max_own_dumps = 64;
 constexpr std::size_t max_refreshed_tables = 3000;
 /// Pinning one costs up to a tenth of a millisecond while writers wait.
 constexpr std::size_t max_pinned_tables = 5000;
+/// Beyond that, the statement that locks them would take too long inside the barrier.
+constexpr std::size_t max_held_tables = 1000;
 /// For the dump of the accounts to end before the barrier. One that fills its pipe waits for its reader and never does.
 constexpr std::chrono::seconds accounts_limit{10};
 /// How often a tool that may have died is looked at.
@@ -80,6 +82,9 @@ void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
     catalogue_ = read_catalogue(*session_, deadline);
     plan_dumps(deadline);
     warm_up(deadline);
+    // A cluster's changes of definitions take such locks away without a word.
+    if (for_dumps_ && config_.mysql.hold_nontransactional && !server_.galera)
+      table_hold_ = std::make_unique<TableHold>(relay_, server_, deadline);
     // What is flushed now need not be flushed while writers wait; and an account that lacks a right shows it here.
     barrier_->flush(server_, deadline);
     static_cast<void>(read_position(*session_, server_, deadline));
@@ -238,6 +243,7 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
   if (!session_) throw QuiesceError(fmt::format("{} {}: not prepared", server_.engine(), server_.instance));
   try {
     if (server_.galera) require_synced(*session_, deadline);
+    hold_tables(deadline);
     const auto begun = SteadyClock::now();
     barrier_->hold_definitions(deadline);
     const auto defined = SteadyClock::now();
@@ -248,8 +254,10 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
     const auto held = SteadyClock::now();
     relay_->open_snapshots();
     attest(std::chrono::duration_cast<std::chrono::microseconds>((defined - begun) + (held - listed)), deadline);
+    if (table_hold_) table_hold_->keep_for(links_with_held_tables());
   } catch (const std::exception& error) {
     barrier_->release(Deadline(reap_limit));
+    table_hold_.reset();
     drop_dumps();
     throw by_name(error);
   }
@@ -271,9 +279,12 @@ void MySqlEngine::refresh_catalogue(const Deadline& deadline) {
   }
   if (!all) return;
   for (Table& table : now.tables) {
-    table.broken = std::any_of(catalogue_.tables.begin(), catalogue_.tables.end(), [&](const Table& known) {
-      return known.broken && known.database == table.database && known.name == table.name;
-    });
+    for (const Table& known : catalogue_.tables) {
+      if (!known.broken && !known.held) continue;
+      if (known.database != table.database || known.name != table.name) continue;
+      table.broken = known.broken;
+      table.held = known.held;
+    }
   }
   catalogue_ = std::move(now);
 }
@@ -297,6 +308,36 @@ void MySqlEngine::pin_tables() {
     }
     relay_->set_pins(*dump.link, std::move(statements));
   }
+}
+
+/// Not to have them is no failure: they are reported, as without the setting.
+void MySqlEngine::hold_tables(const Deadline& deadline) {
+  if (!table_hold_) return;
+  std::vector<const Table*> wanted;
+  for (const Table& table : catalogue_.tables)
+    if (table.holdable() && !excluded(table.database)) wanted.push_back(&table);
+  try {
+    if (wanted.size() > max_held_tables) throw SessionError(fmt::format("there are {}", wanted.size()), 0);
+    if (!wanted.empty()) table_hold_->lock(wanted, deadline);
+  } catch (const SessionError& error) {
+    log_warning("{} {}: the tables without transactions are not held: {}", server_.engine(), server_.instance,
+                error.what());
+    wanted.clear();
+  }
+  if (wanted.empty()) return table_hold_.reset();
+  for (Table& table : catalogue_.tables)
+    table.held = table.holdable() && !excluded(table.database);
+}
+
+std::vector<Relay::LinkId> MySqlEngine::links_with_held_tables() const {
+  std::vector<Relay::LinkId> links;
+  for (const Dump& dump : dumps_) {
+    const bool holds = std::ranges::any_of(catalogue_.tables, [&](const Table& table) {
+      return table.held && std::ranges::count(dump.scope.databases, table.database) != 0;
+    });
+    if (holds && dump.link) links.push_back(*dump.link);
+  }
+  return links;
 }
 
 void MySqlEngine::attest(std::chrono::microseconds acquired_in, const Deadline& deadline) {
@@ -365,6 +406,17 @@ void MySqlEngine::release(const Deadline& deadline) noexcept {
   }
 }
 
+/// Somebody waits for these after all: their tools may read as soon as they can, also before the host asks for them.
+void MySqlEngine::begin_dumps() noexcept {
+  if (!table_hold_) return;
+  try {
+    for (const Relay::LinkId link : links_with_held_tables())
+      relay_->pass(link);
+  } catch (const std::exception& error) {
+    log_warning("{} {}: {}", server_.engine(), server_.instance, error.what());
+  }
+}
+
 void MySqlEngine::see_synced(const Deadline& deadline) {
   std::string state = "unknown";
   try {
@@ -407,6 +459,7 @@ void MySqlEngine::drop_dumps() noexcept {
 }
 
 void MySqlEngine::finish() noexcept {
+  table_hold_.reset();
   dumps_.clear();  // kills what still runs
   barrier_.reset();
   second_session_.reset();

@@ -71,6 +71,10 @@ bool Table::pinnable() const {
   return !broken && is_one_of(engine, {"InnoDB", "ROCKSDB", "TokuDB", "MyISAM"});
 }
 
+bool Table::holdable() const {
+  return !broken && is_one_of(engine, {"MyISAM", "Aria"});
+}
+
 std::vector<std::string> read_databases(Session& session, const Deadline& deadline) {
   std::vector<std::string> result;
   for (Session::Row& row :
@@ -92,7 +96,7 @@ Catalogue read_catalogue(Session& session, const Deadline& deadline) {
                         not_system,
                     deadline))
     result.tables.push_back(
-        {std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), row.at(3) == "SEQUENCE", false});
+        {std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), row.at(3) == "SEQUENCE", false, false});
   std::sort(result.tables.begin(), result.tables.end(),
             [](const Table& a, const Table& b) { return std::tie(a.database, a.name) < std::tie(b.database, b.name); });
   return result;

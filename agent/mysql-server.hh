@@ -40,11 +40,14 @@ struct Table {
   std::string engine;     ///< "InnoDB", ...; "" when the server cannot tell, because the table is broken
   bool sequence = false;  ///< an object of CREATE SEQUENCE: counts on outside of transactions
   bool broken = false;    ///< reading nothing of it failed
+  bool held = false;      ///< nobody writes to it before it is dumped
 
   /// Whether a snapshot shows it as it was.
   [[nodiscard]] bool transactional() const;
   /// Whether reading it is sure to touch this server only.
   [[nodiscard]] bool pinnable() const;
+  /// Whether a lock makes its dump what its files hold: it has no snapshots, and recovery keeps its rows.
+  [[nodiscard]] bool holdable() const;
 };
 
 /// What the server holds besides its own system databases; both in ascending order.

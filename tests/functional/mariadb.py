@@ -309,6 +309,74 @@ class MariaDb(unittest.TestCase):
         self.assertTrue(dumps["shop"] != recovered["shop"], "they are the same: the comparison proves nothing")
         self.assertEqual(report["shop"]["exactness"], "skewed")
 
+    def start_plain_writers(self):
+        """Writes to tables without transactions, one row after the other in turn."""
+        tables = {"isam": "MyISAM", "aria": "Aria TRANSACTIONAL=1", "page": "Aria TRANSACTIONAL=0"}
+        self.server.sql(
+            "CREATE DATABASE plain; USE plain; CREATE TABLE inno (id INT PRIMARY KEY) ENGINE=InnoDB;"
+            + "".join(f"CREATE TABLE {name} (id INT PRIMARY KEY, v INT) ENGINE={kind};" for name, kind in tables.items())
+        )
+        self.addCleanup(self.server.sql, "DROP DATABASE plain")
+        writes = "".join(f"INSERT INTO {name} VALUES (@n, @n); UPDATE {name} SET v = 0 WHERE id = @n - 5;" for name in tables)
+        loop = f"DELIMITER //\nBEGIN NOT ATOMIC SET @n = 1; WHILE TRUE DO {writes} SET @n = @n + 1; END WHILE; END//\n"
+        writer = self.server.background(loop, "plain")
+
+        def stop():
+            for thread in self.server.sql("SELECT id FROM information_schema.processlist WHERE db = 'plain'").split():
+                self.server.sql(f"KILL {thread}")
+            writer.wait(10)
+
+        self.addCleanup(stop)
+        wait_until(lambda: int(self.server.sql("SELECT COUNT(*) FROM plain.page")) > 20, "writes")
+
+    def test_tables_without_transactions_are_exact_when_they_are_held(self):
+        self.start_writers()
+        self.start_plain_writers()
+        for mode in ("hold", "read-lock,hold"):
+            dumps, recovered, report = self.take(mode)
+            self.assertEqual(report["plain"]["exactness"], "exact", report["plain"])
+            self.assertEqual(report["plain"]["not_covered"], [])
+            self.assertEqual(dumps["plain"].splitlines(), recovered["plain"].splitlines())
+        dumps, recovered, report = self.take()
+        self.assertEqual({entry["name"] for entry in report["plain"]["not_covered"]}, {f"`plain`.`{t}`" for t in ("isam", "aria", "page")})
+        self.assertTrue(dumps["plain"] != recovered["plain"], "they are the same: the comparison proves nothing")
+
+    def test_held_tables_are_let_go_when_they_are_read_and_a_lost_lock_fails_the_dump(self):
+        # More than fits into the pipes on the way to a host that does not read yet.
+        self.server.sql(
+            "CREATE DATABASE plain; CREATE TABLE plain.inno (id INT PRIMARY KEY) ENGINE=InnoDB;"
+            "CREATE TABLE plain.isam (id INT PRIMARY KEY, v VARCHAR(1000)) ENGINE=MyISAM; USE plain;"
+            "INSERT INTO isam SELECT seq, REPEAT('x', 1000) FROM seq_1_to_4000"
+        )
+        self.addCleanup(self.server.sql, "DROP DATABASE plain")
+        path = os.path.join(self.scratch, "plain.sql")
+        for lost in (False, True):
+            driver = self.driver("hold")
+            driver.do("prepare")
+            driver.do("quiesce", 3000)
+            driver.do("release", 3000)
+            self.assertEqual(driver.report()["plain"]["not_covered"], [])
+            write = self.server.background("REPLACE INTO isam VALUES (5000, 'late')", "plain")
+            self.addCleanup(lambda it=write: it.kill() or it.wait(10))
+            wait_until(lambda: self.server.waiting("Waiting for") == 1, "the writer to wait")
+            self.server.sql("REPLACE INTO plain.inno VALUES (1)", timeout=5)
+            self.assertIsNone(write.poll())
+            if lost:
+                idle = "SELECT id FROM information_schema.processlist WHERE command = 'Sleep' AND db IS NULL"
+                for thread in self.server.sql(idle).split():
+                    self.server.sql(f"KILL {thread}")
+                self.assertEqual(write.wait(10), 0)
+                answer = driver.try_to("dump", "mariadb/default/plain", path)
+                self.assertFalse(answer["ok"])
+            else:
+                driver.do("dump", "mariadb/default/plain", path)
+                self.assertEqual(write.wait(10), 0)
+                with open(path, encoding="utf-8") as dump:
+                    self.assertNotIn("late", dump.read())
+            driver.do("finish")
+            driver.kill()
+            self.server.sql("DELETE FROM plain.isam WHERE id = 5000")
+
     def test_the_report_names_what_is_not_covered_and_a_dump_restores(self):
         driver = self.driver()
         driver.do("prepare")
