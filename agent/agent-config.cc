@@ -57,10 +57,14 @@ class Reader {
     });
   }
   void flag(const std::string& group, const std::string& key, bool& value) {
-    known_[group].emplace(key, [&value, this](const Place& place) {
+    either(group, key, "true", "false", value);
+  }
+  void either(const std::string& group, const std::string& key, const std::string& yes, const std::string& no,
+              bool& value) {
+    known_[group].emplace(key, [&value, yes, no, this](const Place& place) {
       const std::string text = read_text(place);
-      if (text != "true" && text != "false") refuse(place, "is neither true nor false");
-      value = text == "true";
+      if (text != yes && text != no) refuse(place, fmt::format("is neither {} nor {}", yes, no));
+      value = text == yes;
     });
   }
   void policy(const std::string& group, const std::string& key, ExactPolicy& value) {
@@ -139,6 +143,7 @@ AgentConfig load_agent_config(const std::filesystem::path& path) {
     reader.text("mysql", "user", config.mysql.user);
     reader.path("mysql", "password_file", config.mysql.password_file);
     reader.list("mysql", "exclude_databases", config.mysql.exclude_databases);
+    reader.either("mysql", "nontransactional", "hold", "flag", config.mysql.hold_nontransactional);
     reader.read();
     config.postgresql.search = !reader.has("postgresql", "socket_directories");
     config.mysql.search = !reader.has("mysql", "sockets");

@@ -37,6 +37,8 @@ struct AgentConfig {
     /// File with the password in its first line; empty for unix_socket authentication.
     std::filesystem::path password_file;
     std::vector<std::string> exclude_databases;
+    /// Whether MyISAM and Aria tables are kept from their writers until they are dumped, or only reported.
+    bool hold_nontransactional = false;
   };
 
   std::chrono::milliseconds barrier_limit = protocol::barrier_limit;

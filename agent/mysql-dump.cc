@@ -104,6 +104,7 @@ GateScript dump_gate(const Server& server) {
         "SESSION idle_write_transaction_timeout=0");
   if (!server.mariadb && server.version_number >= 50708)
     script.settings.emplace_back("SET SESSION max_execution_time=0");
+  if (server.galera) script.settings.emplace_back("SET SESSION wsrep_sync_wait=0");
   // A table that is not pinned and is being changed: fail, rather than hang.
   script.last = "SET SESSION lock_wait_timeout=60";
   return script;

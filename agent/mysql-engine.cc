@@ -2,6 +2,7 @@
 #include "agent/mysql-engine.hh"
 
 #include "agent/dump-name.hh"
+#include "agent/mysql-galera.hh"
 #include "agent/mysql-report.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
@@ -23,12 +24,16 @@ constexpr std::size_t max_own_dumps = 64;
 constexpr std::size_t max_refreshed_tables = 3000;
 /// Pinning one costs up to a tenth of a millisecond while writers wait.
 constexpr std::size_t max_pinned_tables = 5000;
+/// Beyond that, the statement that locks them would take too long inside the barrier.
+constexpr std::size_t max_held_tables = 1000;
 /// For the dump of the accounts to end before the barrier. One that fills its pipe waits for its reader and never does.
 constexpr std::chrono::seconds accounts_limit{10};
 /// How often a tool that may have died is looked at.
 constexpr std::chrono::milliseconds tool_check{50};
 /// How soon the end of the accounts' dump is noticed.
 constexpr std::chrono::milliseconds tool_poll{5};
+/// For a Galera node to catch up after the release, while nobody but the thaw's caller waits.
+constexpr std::chrono::milliseconds synced_limit{1500};
 /// For a tool that has ended to be reaped.
 constexpr std::chrono::milliseconds reap_limit{1000};
 
@@ -58,6 +63,8 @@ void MySqlEngine::connect(const Deadline& deadline) {
   session_->execute("SET SESSION sql_mode='', SESSION autocommit=1, SESSION lock_wait_timeout=1", deadline);
   if (server_.mariadb && server_.version_number >= 100101)
     session_->execute("SET SESSION max_statement_time=0", deadline);
+  // Inside the barrier it would wait for what the barrier holds back.
+  if (server_.galera) session_->execute("SET SESSION wsrep_sync_wait=0", deadline);
   // While the barrier stands, a silent agent is a hung one: the server ends its session a little after the watchdog
   // would have thawed the file systems.
   const auto abandoned_after =
@@ -71,9 +78,13 @@ void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
   for_dumps_ = for_dumps;
   try {
     connect(deadline);
+    if (server_.galera) require_synced(*session_, deadline);
     catalogue_ = read_catalogue(*session_, deadline);
     plan_dumps(deadline);
     warm_up(deadline);
+    // A cluster's changes of definitions take such locks away without a word.
+    if (for_dumps_ && config_.mysql.hold_nontransactional && !server_.galera)
+      table_hold_ = std::make_unique<TableHold>(relay_, server_, deadline);
     // What is flushed now need not be flushed while writers wait; and an account that lacks a right shows it here.
     barrier_->flush(server_, deadline);
     static_cast<void>(read_position(*session_, server_, deadline));
@@ -231,6 +242,8 @@ void MySqlEngine::wait_for_accounts(const Deadline& deadline) {
 void MySqlEngine::quiesce(const Deadline& deadline) {
   if (!session_) throw QuiesceError(fmt::format("{} {}: not prepared", server_.engine(), server_.instance));
   try {
+    if (server_.galera) require_synced(*session_, deadline);
+    hold_tables(deadline);
     const auto begun = SteadyClock::now();
     barrier_->hold_definitions(deadline);
     const auto defined = SteadyClock::now();
@@ -241,8 +254,10 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
     const auto held = SteadyClock::now();
     relay_->open_snapshots();
     attest(std::chrono::duration_cast<std::chrono::microseconds>((defined - begun) + (held - listed)), deadline);
+    if (table_hold_) table_hold_->keep_for(links_with_held_tables());
   } catch (const std::exception& error) {
     barrier_->release(Deadline(reap_limit));
+    table_hold_.reset();
     drop_dumps();
     throw by_name(error);
   }
@@ -264,9 +279,12 @@ void MySqlEngine::refresh_catalogue(const Deadline& deadline) {
   }
   if (!all) return;
   for (Table& table : now.tables) {
-    table.broken = std::any_of(catalogue_.tables.begin(), catalogue_.tables.end(), [&](const Table& known) {
-      return known.broken && known.database == table.database && known.name == table.name;
-    });
+    for (const Table& known : catalogue_.tables) {
+      if (!known.broken && !known.held) continue;
+      if (known.database != table.database || known.name != table.name) continue;
+      table.broken = known.broken;
+      table.held = known.held;
+    }
   }
   catalogue_ = std::move(now);
 }
@@ -292,9 +310,40 @@ void MySqlEngine::pin_tables() {
   }
 }
 
+/// Not to have them is no failure: they are reported, as without the setting.
+void MySqlEngine::hold_tables(const Deadline& deadline) {
+  if (!table_hold_) return;
+  std::vector<const Table*> wanted;
+  for (const Table& table : catalogue_.tables)
+    if (table.holdable() && !excluded(table.database)) wanted.push_back(&table);
+  try {
+    if (wanted.size() > max_held_tables) throw SessionError(fmt::format("there are {}", wanted.size()), 0);
+    if (!wanted.empty()) table_hold_->lock(wanted, deadline);
+  } catch (const SessionError& error) {
+    log_warning("{} {}: the tables without transactions are not held: {}", server_.engine(), server_.instance,
+                error.what());
+    wanted.clear();
+  }
+  if (wanted.empty()) return table_hold_.reset();
+  for (Table& table : catalogue_.tables)
+    table.held = table.holdable() && !excluded(table.database);
+}
+
+std::vector<Relay::LinkId> MySqlEngine::links_with_held_tables() const {
+  std::vector<Relay::LinkId> links;
+  for (const Dump& dump : dumps_) {
+    const bool holds = std::ranges::any_of(catalogue_.tables, [&](const Table& table) {
+      return table.held && std::ranges::count(dump.scope.databases, table.database) != 0;
+    });
+    if (holds && dump.link) links.push_back(*dump.link);
+  }
+  return links;
+}
+
 void MySqlEngine::attest(std::chrono::microseconds acquired_in, const Deadline& deadline) {
   barrier_->flush(server_, deadline);
-  const Json position = read_position(*session_, server_, deadline);
+  Json position = read_position(*session_, server_, deadline);
+  if (server_.galera && barrier_kind_ != BarrierKind::none) position["galera"] = paused_at(*session_, deadline);
   const std::uint64_t prepared = count_prepared_transactions(*session_, deadline);
   relay_->wait_until_none(gated_links(), {LinkState::opening, LinkState::pinning}, deadline);
   if (relay_->cancelled()) throw QuiesceError("cancelled");
@@ -342,7 +391,10 @@ void MySqlEngine::judge_accounts(Dump& dump, const Deadline& deadline) {
 
 void MySqlEngine::release(const Deadline& deadline) noexcept {
   try {
-    if (!barrier_ || barrier_->release(deadline)) return;
+    if (!barrier_) return;
+    const bool stood = barrier_->release(deadline);
+    if (server_.galera) see_synced(deadline);
+    if (stood) return;
     for (Dump& dump : dumps_) {
       if (dump.report.exactness != Exactness::exact) continue;
       dump.report.exactness = Exactness::skewed;
@@ -352,6 +404,31 @@ void MySqlEngine::release(const Deadline& deadline) noexcept {
   } catch (const std::exception&) {
     // Only memory can be missing here, and the lock has gone.
   }
+}
+
+/// Somebody waits for these after all: their tools may read as soon as they can, also before the host asks for them.
+void MySqlEngine::begin_dumps() noexcept {
+  if (!table_hold_) return;
+  try {
+    for (const Relay::LinkId link : links_with_held_tables())
+      relay_->pass(link);
+  } catch (const std::exception& error) {
+    log_warning("{} {}: {}", server_.engine(), server_.instance, error.what());
+  }
+}
+
+void MySqlEngine::see_synced(const Deadline& deadline) {
+  std::string state = "unknown";
+  try {
+    state = wait_until_synced(session_->alive() ? *session_ : *second_session_, deadline.at_most(synced_limit));
+  } catch (const SessionError& error) {
+    log_warning("{} {}: {}", server_.engine(), server_.instance, error.what());
+  }
+  if (state != "Synced")
+    log_warning("{} {}: this node is {} in its Galera cluster after the release", server_.engine(), server_.instance,
+                state);
+  for (Dump& dump : dumps_)
+    dump.report.position["galera_state"] = state;
 }
 
 std::vector<DatabaseReport> MySqlEngine::report() const {
@@ -382,6 +459,7 @@ void MySqlEngine::drop_dumps() noexcept {
 }
 
 void MySqlEngine::finish() noexcept {
+  table_hold_.reset();
   dumps_.clear();  // kills what still runs
   barrier_.reset();
   second_session_.reset();

@@ -8,6 +8,7 @@
 #include "agent/mysql-dump.hh"
 #include "agent/mysql-relay.hh"
 #include "agent/mysql-server.hh"
+#include "agent/mysql-table-hold.hh"
 #include "common/clock.hh"
 #include "common/errors.hh"
 
@@ -31,6 +32,7 @@ class MySqlEngine : public Engine {
   void prepare(bool for_dumps, const Deadline& deadline) override;
   void quiesce(const Deadline& deadline) override;
   void release(const Deadline& deadline) noexcept override;
+  void begin_dumps() noexcept override;
   [[nodiscard]] std::vector<DatabaseReport> report() const override;
   [[nodiscard]] RunningDump start_dump(std::string_view name) override;
   void finish() noexcept override;
@@ -56,8 +58,11 @@ class MySqlEngine : public Engine {
   [[nodiscard]] bool excluded(const std::string& database) const;
   void refresh_catalogue(const Deadline& deadline);
   void pin_tables();
+  void hold_tables(const Deadline& deadline);
+  [[nodiscard]] std::vector<Relay::LinkId> links_with_held_tables() const;
   void attest(std::chrono::microseconds acquired_in, const Deadline& deadline);
   void judge(Dump& dump);
+  void see_synced(const Deadline& deadline);
   void wait_for_accounts(const Deadline& deadline);
   void judge_accounts(Dump& dump, const Deadline& deadline);
   void fail(Dump& dump, const std::string& reason);
@@ -73,6 +78,7 @@ class MySqlEngine : public Engine {
   std::unique_ptr<Session> session_;
   std::unique_ptr<Session> second_session_;
   std::unique_ptr<Barrier> barrier_;
+  std::unique_ptr<TableHold> table_hold_;  ///< null when there is nothing to hold, or it was not to be had
   Catalogue catalogue_;
   std::vector<Dump> dumps_;
   std::string accounts_;        ///< accounts_fingerprint() from before their dump began

@@ -20,7 +20,7 @@ void list_tables_without_transactions(const Catalogue& catalogue, const DumpScop
   std::uint64_t named = 0;
   std::uint64_t others = 0;
   for (const Table& table : catalogue.tables) {
-    if (table.transactional() && !table.sequence) continue;
+    if ((table.transactional() || table.held) && !table.sequence) continue;
     if (std::find(scope.databases.begin(), scope.databases.end(), table.database) == scope.databases.end()) continue;
     if (named++ < max_names)
       not_covered.push_back({kind_of(table), quote_identifier(table.database) + '.' + quote_identifier(table.name), 1});

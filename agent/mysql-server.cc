@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/mysql-server.hh"
 
+#include "agent/mysql-galera.hh"
+
 #include <fmt/format.h>
 #include <strings.h>
 
@@ -55,6 +57,7 @@ Server identify(Session& session, std::string socket, Account account, const Dea
   server.version_number = version_number(server.version);
   server.mariadb = mentions_mariadb(rows[0][0]) || mentions_mariadb(rows[0][1]);
   server.data_directory = rows[0][2] + '\n' + rows[0][3] + '\n' + rows[0][4];
+  server.galera = is_galera_node(session, deadline);
   return server;
 }
 
@@ -66,6 +69,10 @@ bool Table::pinnable() const {
   // FEDERATED, CONNECT, SPIDER and the like may ask other machines. Aria takes part in transactions but knows no
   // savepoints, and the dump tools use those.
   return !broken && is_one_of(engine, {"InnoDB", "ROCKSDB", "TokuDB", "MyISAM"});
+}
+
+bool Table::holdable() const {
+  return !broken && is_one_of(engine, {"MyISAM", "Aria"});
 }
 
 std::vector<std::string> read_databases(Session& session, const Deadline& deadline) {
@@ -89,7 +96,7 @@ Catalogue read_catalogue(Session& session, const Deadline& deadline) {
                         not_system,
                     deadline))
     result.tables.push_back(
-        {std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), row.at(3) == "SEQUENCE", false});
+        {std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), row.at(3) == "SEQUENCE", false, false});
   std::sort(result.tables.begin(), result.tables.end(),
             [](const Table& a, const Table& b) { return std::tie(a.database, a.name) < std::tie(b.database, b.name); });
   return result;

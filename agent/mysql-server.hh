@@ -20,6 +20,7 @@ struct Server {
   unsigned version_number = 0;  ///< 10.11.19 is 101119
   std::string data_directory;   ///< tells servers apart
   std::string instance = "default";
+  bool galera = false;  ///< a node of a cluster
 
   [[nodiscard]] const char* engine() const noexcept { return mariadb ? "mariadb" : "mysql"; }
 };
@@ -39,11 +40,14 @@ struct Table {
   std::string engine;     ///< "InnoDB", ...; "" when the server cannot tell, because the table is broken
   bool sequence = false;  ///< an object of CREATE SEQUENCE: counts on outside of transactions
   bool broken = false;    ///< reading nothing of it failed
+  bool held = false;      ///< nobody writes to it before it is dumped
 
   /// Whether a snapshot shows it as it was.
   [[nodiscard]] bool transactional() const;
   /// Whether reading it is sure to touch this server only.
   [[nodiscard]] bool pinnable() const;
+  /// Whether a lock makes its dump what its files hold: it has no snapshots, and recovery keeps its rows.
+  [[nodiscard]] bool holdable() const;
 };
 
 /// What the server holds besides its own system databases; both in ascending order.
@@ -70,7 +74,8 @@ struct Pin {
 [[nodiscard]] std::vector<Pin> pins(const std::vector<Table>& tables, std::string_view database);
 
 /// Where the server's binary log and transaction ids stand: {"binlog": "bin.000001:4711", "gtid": "0-1-17"}, and
-/// {"innodb_lsn": ...} for a server without a binary log.
+/// {"innodb_lsn": ...} for a server without a binary log. Read inside the barrier, they are where a replica that is
+/// loaded with the dump begins.
 [[nodiscard]] Json read_position(Session& session, const Server& server, const Deadline& deadline);
 
 /// How many connections we may take from those that the server has left; at least 1.

@@ -347,6 +347,7 @@ void StillPoint::reattest() {
   for (std::size_t i = 0; i < databases.size() && i < report_.databases.size(); ++i) {
     DatabaseReport& attested = report_.databases[i];
     const bool same = attested.dump == databases[i].dump && attested.database == databases[i].database;
+    if (same) attested.position = databases[i].position;
     if (same && attested.exactness == Exactness::exact && databases[i].exactness != Exactness::exact) {
       attested.exactness = databases[i].exactness;
       attested.reason = databases[i].reason;

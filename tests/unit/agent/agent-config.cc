@@ -106,3 +106,10 @@ TEST_CASE("the time limits stand in their order") {
   CHECK(names(complaint("[agent]\nguest_deadline_ms=30000\n"), "order"));
   CHECK(complaint("[agent]\nguest_deadline_ms=29999\n") == "nothing");
 }
+
+TEST_CASE("what happens to tables without transactions is one of two words") {
+  CHECK_FALSE(ConfigFile("[mysql]\nenabled=true\n").load().mysql.hold_nontransactional);
+  CHECK_FALSE(ConfigFile("[mysql]\nnontransactional=flag\n").load().mysql.hold_nontransactional);
+  CHECK(ConfigFile("[mysql]\nnontransactional=hold\n").load().mysql.hold_nontransactional);
+  CHECK(names(complaint("[mysql]\nnontransactional=true\n"), "neither hold nor flag"));
+}

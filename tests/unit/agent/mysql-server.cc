@@ -15,7 +15,7 @@ using namespace stillpoint::mysql;
 namespace {
 
 Table table(const std::string& database, const std::string& name, const std::string& engine = "InnoDB") {
-  return {database, name, engine, false, false};
+  return {database, name, engine, false, false, false};
 }
 
 Server server(bool mariadb, const std::string& version) {
