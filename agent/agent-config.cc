@@ -142,6 +142,7 @@ AgentConfig load_agent_config(const std::filesystem::path& path) {
     reader.list("mysql", "sockets", config.mysql.sockets);
     reader.text("mysql", "user", config.mysql.user);
     reader.path("mysql", "password_file", config.mysql.password_file);
+    reader.policy("mysql", "exact", config.mysql.exact);
     reader.list("mysql", "exclude_databases", config.mysql.exclude_databases);
     reader.either("mysql", "nontransactional", "hold", "flag", config.mysql.hold_nontransactional);
     reader.read();

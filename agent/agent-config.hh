@@ -36,6 +36,7 @@ struct AgentConfig {
     std::string user = "root";
     /// File with the password in its first line; empty for unix_socket authentication.
     std::filesystem::path password_file;
+    ExactPolicy exact = ExactPolicy::attempt;
     std::vector<std::string> exclude_databases;
     /// Whether MyISAM and Aria tables are kept from their writers until they are dumped, or only reported.
     bool hold_nontransactional = false;

@@ -100,7 +100,8 @@ void discover_mysql(const AgentConfig& config, std::optional<BarrierKind> barrie
   name_instances(servers);
   for (Server& server : servers) {
     const BarrierKind best = barrier.value_or(best_barrier(server));
-    const BarrierKind kind = config.hold_writers ? best : BarrierKind::none;
+    const bool hold = config.hold_writers && config.mysql.exact != ExactPolicy::off;
+    const BarrierKind kind = hold ? best : BarrierKind::none;
     found.engines.push_back(std::make_unique<MySqlEngine>(config, std::move(server), kind));
   }
 }

@@ -244,16 +244,17 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
   try {
     if (server_.galera) require_synced(*session_, deadline);
     hold_tables(deadline);
-    const auto begun = SteadyClock::now();
-    barrier_->hold_definitions(deadline);
-    const auto defined = SteadyClock::now();
-    refresh_catalogue(deadline);
-    pin_tables();
-    const auto listed = SteadyClock::now();
-    barrier_->hold_writers(deadline);
-    const auto held = SteadyClock::now();
+    not_held_.clear();
+    std::chrono::microseconds acquired_in{0};
+    try {
+      acquired_in = take_barrier(deadline.at_most(deadline.left() * 3 / 4));
+    } catch (const SessionError& error) {
+      if (config_.mysql.exact != ExactPolicy::attempt || !session_->alive()) throw;
+      go_on_without(error, deadline);
+    }
     relay_->open_snapshots();
-    attest(std::chrono::duration_cast<std::chrono::microseconds>((defined - begun) + (held - listed)), deadline);
+    attest(acquired_in, deadline);
+    if (config_.mysql.exact == ExactPolicy::require) refuse_unless_exact();
     if (table_hold_) table_hold_->keep_for(links_with_held_tables());
   } catch (const std::exception& error) {
     barrier_->release(Deadline(reap_limit));
@@ -261,6 +262,45 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
     drop_dumps();
     throw by_name(error);
   }
+}
+
+/// Returns how long it took, but for what is done while nobody waits.
+std::chrono::microseconds MySqlEngine::take_barrier(const Deadline& deadline) {
+  const auto begun = SteadyClock::now();
+  barrier_->hold_definitions(deadline);
+  const auto defined = SteadyClock::now();
+  refresh_catalogue(deadline);
+  pin_tables();
+  const auto listed = SteadyClock::now();
+  barrier_->hold_writers(deadline);
+  const auto held = SteadyClock::now();
+  return std::chrono::duration_cast<std::chrono::microseconds>((defined - begun) + (held - listed));
+}
+
+/// A dump of another instant is better than none, and its report says so.
+void MySqlEngine::go_on_without(const SessionError& error, const Deadline& deadline) {
+  barrier_->release(deadline.at_most(reap_limit));
+  not_held_ = fmt::format("its writers could not be held: {}", error.what());
+  log_warning("{} {}: {}", server_.engine(), server_.instance, not_held_);
+  refresh_catalogue(deadline);
+  pin_tables();
+}
+
+/// Empty when the barrier stands, or is to look as if it did.
+std::string MySqlEngine::why_not_held() const {
+  if (barrier_kind_ != BarrierKind::none) return not_held_;
+  if (config_.mysql.exact == ExactPolicy::off) return "its writers are not held: agent.conf says exact=off";
+  return config_.conceal_open_barrier ? "" : "writers were not held";
+}
+
+/// For agent.conf's exact=require.
+void MySqlEngine::refuse_unless_exact() const {
+  for (const Dump& dump : dumps_)
+    if (for_dumps_ && dump.report.exactness != Exactness::exact)
+      throw QuiesceError(
+          fmt::format("exact=require in agent.conf, and {} is {}: {}",
+                      dump.report.database.empty() ? "what belongs to no database" : dump.report.database,
+                      to_string(dump.report.exactness), dump.report.reason));
 }
 
 /// Databases and tables may have come and gone since prepare(); from here on they cannot.
@@ -343,7 +383,8 @@ std::vector<Relay::LinkId> MySqlEngine::links_with_held_tables() const {
 void MySqlEngine::attest(std::chrono::microseconds acquired_in, const Deadline& deadline) {
   barrier_->flush(server_, deadline);
   Json position = read_position(*session_, server_, deadline);
-  if (server_.galera && barrier_kind_ != BarrierKind::none) position["galera"] = paused_at(*session_, deadline);
+  if (server_.galera && barrier_kind_ != BarrierKind::none && not_held_.empty())
+    position["galera"] = paused_at(*session_, deadline);
   const std::uint64_t prepared = count_prepared_transactions(*session_, deadline);
   relay_->wait_until_none(gated_links(), {LinkState::opening, LinkState::pinning}, deadline);
   if (relay_->cancelled()) throw QuiesceError("cancelled");
@@ -369,19 +410,15 @@ void MySqlEngine::judge(Dump& dump) {
   }
   const std::size_t failed = std::min(dump.pinned, relay_->failed_pins(*dump.link) * tables_a_pin);
   if (dump.unpinned + failed > 0) dump.report.not_covered.push_back({"unpinned-table", "", dump.unpinned + failed});
-  if (barrier_kind_ == BarrierKind::none && !config_.conceal_open_barrier) {
-    dump.report.exactness = Exactness::skewed;
-    dump.report.reason = "writers were not held";
-  } else {
-    dump.report.exactness = Exactness::exact;
-  }
+  dump.report.reason = why_not_held();
+  dump.report.exactness = dump.report.reason.empty() ? Exactness::exact : Exactness::skewed;
 }
 
 void MySqlEngine::judge_accounts(Dump& dump, const Deadline& deadline) {
   dump.report.exactness = Exactness::skewed;
-  if (barrier_kind_ == BarrierKind::none && !config_.conceal_open_barrier)
-    dump.report.reason = "writers were not held";
-  else if (!accounts_read_)
+  dump.report.reason = why_not_held();
+  if (!dump.report.reason.empty()) return;
+  if (!accounts_read_)
     dump.report.reason = "the accounts were too many to be read before the barrier";
   else if (accounts_fingerprint(*session_, deadline) != accounts_)
     dump.report.reason = "users, grants or server definitions were changed between the preparation and the barrier";

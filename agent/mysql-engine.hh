@@ -61,6 +61,10 @@ class MySqlEngine : public Engine {
   void hold_tables(const Deadline& deadline);
   [[nodiscard]] std::vector<Relay::LinkId> links_with_held_tables() const;
   void attest(std::chrono::microseconds acquired_in, const Deadline& deadline);
+  std::chrono::microseconds take_barrier(const Deadline& deadline);
+  void go_on_without(const SessionError& error, const Deadline& deadline);
+  [[nodiscard]] std::string why_not_held() const;
+  void refuse_unless_exact() const;
   void judge(Dump& dump);
   void see_synced(const Deadline& deadline);
   void wait_for_accounts(const Deadline& deadline);
@@ -84,6 +88,7 @@ class MySqlEngine : public Engine {
   std::string accounts_;        ///< accounts_fingerprint() from before their dump began
   bool accounts_read_ = false;  ///< their dump ended before the barrier
   bool for_dumps_ = false;
+  std::string not_held_;  ///< why the barrier does not stand, where that is allowed
 };
 
 /// discover_mysql() with a barrier other than the best one, for servers (and tests) that want it.

@@ -643,7 +643,7 @@ class MariaDb(unittest.TestCase):
         self.assertEqual(copy.dump(*MARIADB_DATABASE, "altered").splitlines(), reference.splitlines())
         copy.stop()
         self.server.sql("ALTER TABLE slow DROP v", "altered")
-        driver = self.driver("read-lock")
+        driver = self.driver("read-lock,require")
         driver.do("prepare")
         alter = self.start_long_alter()
         answer = driver.try_to("quiesce", 1000)
@@ -656,15 +656,41 @@ class MariaDb(unittest.TestCase):
     def test_a_read_lock_gives_up_beside_a_long_update(self):
         self.server.sql("UPDATE legacy.inno SET v = 0")
         update = self.start_long_update()
-        driver = self.driver("read-lock")
+        driver = self.driver("read-lock,require")
         driver.do("prepare")
         answer = driver.try_to("quiesce", 1500)
         self.assertFalse(answer["ok"])
         self.assertIn("mariadb default", answer["message"])
         # Nothing is held, nobody was killed.
         self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+        driver.do("finish")
+        # Unless it is required, the dump is of another instant, and says so.
+        driver = self.driver("read-lock")
+        driver.do("prepare")
+        driver.do("quiesce", 1500)
+        self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+        driver.do("release", 3000)
+        for name in ("shop", "", "legacy"):
+            entry = driver.report()[name]
+            self.assertEqual(entry["exactness"], "skewed", entry)
+            self.assertIn("could not be held", entry["reason"])
+        path = os.path.join(self.scratch, "skewed.sql")
+        driver.do("dump", "mariadb/default/shop", path)
+        with open(path, "rb") as dump:
+            self.assertIn(b"CREATE TABLE `account`", dump.read())
+        driver.do("finish")
         self.assertIsNone(update.poll())
         self.assertEqual(update.wait(30), 0)
+
+    def test_exact_can_be_switched_off(self):
+        driver = self.driver("off")
+        driver.do("prepare")
+        driver.do("quiesce", 3000)
+        self.server.sql("UPDATE shop.account SET balance = balance WHERE id = 1", timeout=5)
+        driver.do("release", 3000)
+        entry = driver.report()["shop"]
+        self.assertEqual((entry["exactness"], entry["mode"]), ("skewed", "none"))
+        self.assertIn("exact=off", entry["reason"])
 
     def test_a_read_lock_lets_writers_pass_that_wait_for_each_other(self):
         driver = self.driver("read-lock")

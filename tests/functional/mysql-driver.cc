@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // mysql-driver search|SOCKET RUNTIME-DIRECTORY [MODE [USER PASSWORD-FILE]]: see engine-driver.hh
-// MODE: "", or some of no-barrier, read-lock and hold with commas between them
+// MODE: "", or some of no-barrier, read-lock, hold, off and require with commas between them
 #include "agent/mysql-engine.hh"
 #include "tests/functional/engine-driver.hh"
 
@@ -20,6 +20,8 @@ int main(int argc, char** argv) {
   const auto has = [&](const char* word) { return mode.find(word) != std::string::npos; };
   config.hold_writers = !has("no-barrier");
   config.mysql.hold_nontransactional = has("hold");
+  if (has("off")) config.mysql.exact = stillpoint::ExactPolicy::off;
+  if (has("require")) config.mysql.exact = stillpoint::ExactPolicy::require;
   if (argc > 5) {
     config.mysql.user = argv[4];
     config.mysql.password_file = argv[5];

@@ -93,6 +93,7 @@ TEST_CASE("what is not known is an error that says where") {
   CHECK(names(complaint("[mysql]\nenabled=perhaps\n"), "[mysql] enabled"));
   CHECK(names(complaint("[postgresql]\nexact=yes\n"), "[postgresql] exact: is none of try, require and off"));
   CHECK(complaint("[postgresql]\nexact=off\n") == "nothing");
+  CHECK(ConfigFile("[mysql]\nexact=off\n").load().mysql.exact == ExactPolicy::off);
   CHECK(names(complaint("[mysql]\npassword_file=secret\n"), "[mysql] password_file"));
   CHECK(names(complaint("[agent]\nreport_path=../x\n"), "[agent] report_path"));
   for (const char* number : {"", "fast", "0", "-1", "3600001", "99999999999999999999", "1.5"})
