@@ -304,7 +304,9 @@ class FileSystem:
     @staticmethod
     def mount(stack, image, place):
         run(["mount", "-o", "loop", image, place], 30)
-        stack.callback(run, ["umount", place], 60)
+        # A loop device lets go of its image a moment after the file system in it is unmounted.
+        unmounted = lambda: run(["umount", place], 60, check=False).returncode == 0
+        stack.callback(wait_until, unmounted, 30, f"{place} is unmounted")
 
     def freeze(self):
         fcntl.ioctl(self.fd, FIFREEZE, 0)

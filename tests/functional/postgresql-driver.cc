@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | exact=off|require | user=ROLE | EXCLUDED-DATABASE]...: see
-// engine-driver.hh
+// postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | exact=off|require | user=ROLE | EXCLUDED]...:
+// see engine-driver.hh
 #include "agent/postgresql.hh"
 #include "tests/functional/engine-driver.hh"
 
