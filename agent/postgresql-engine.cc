@@ -91,6 +91,10 @@ void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
       if (for_dumps) globals_report_.not_covered.push_back({"excluded-database", std::move(name), 1});
       continue;
     }
+    if (!names.flag(row, 1)) {
+      if (for_dumps) globals_report_.not_covered.push_back({"closed-database", std::move(name), 1});
+      continue;
+    }
     Database& database = add_database(name);
     connections -= for_dumps ? 2 : 1;
     if (connections >= 0)
@@ -328,7 +332,8 @@ void ClusterEngine::find_new_databases(const Deadline& deadline) {
   const Rows& names = question.answer.rows.at(0);
   for (int row = 0; row < names.size(); ++row) {
     const std::string name(names.text(row, 0));
-    if (!excluded(name) && std::ranges::find(databases_, name, &Database::name) == databases_.end())
+    if (!excluded(name) && names.flag(row, 1) &&
+        std::ranges::find(databases_, name, &Database::name) == databases_.end())
       add_database(name).fail("it was created after the preparation: the next still point will have it");
   }
 }

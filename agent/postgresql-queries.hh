@@ -36,9 +36,9 @@ inline constexpr std::string_view free_connections_query =
     "coalesce(current_setting('reserved_connections', true), '0')::int - "
     "(SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL)";
 
-/// Name of every database that can be dumped.
+/// Name of every database, and whether it lets anybody in.
 inline constexpr std::string_view databases_query =
-    "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid";
+    "SELECT datname, datallowconn FROM pg_database WHERE NOT datistemplate ORDER BY oid";
 
 /// Everything that a barrier has to hold or to read: oid, quoted name, kind, persistence, whether it is a system
 /// catalogue. Catalogues come last: applications lock them briefly and after their tables. The optimiser's statistics

@@ -555,6 +555,8 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertIn(b"CREATE SEQUENCE public.leaving", self.take_dump(driver, "app"))
 
     def test_databases_that_are_not_held_are_told(self):
+        self.server.sql("CREATE DATABASE closed ALLOW_CONNECTIONS false")
+        self.addCleanup(self.server.sql, "DROP DATABASE closed")
         driver = self.driver("postgres", "left out")
         driver.must("prepare")
         self.server.sql("CREATE DATABASE late")
@@ -567,7 +569,8 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertEqual(set(report), {"", "app", WEIRD, "late"})
         self.assertEqual((report["late"]["exactness"], report["late"]["dump"]), ("failed", ""))
         self.assertIn("created after", report["late"]["reason"])
-        self.assertEqual(report[""]["not_covered"], [{"kind": "excluded-database", "name": "postgres", "count": 1}])
+        self.assertEqual(report[""]["not_covered"], [{"kind": "excluded-database", "name": "postgres", "count": 1},
+                                                     {"kind": "closed-database", "name": "closed", "count": 1}])
 
     def test_globals_that_cannot_be_read_do_not_fail_the_barrier(self):
         driver = self.driver()
