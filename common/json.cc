@@ -2,6 +2,7 @@
 #include "common/json.hh"
 
 #include "common/errors.hh"
+#include "common/text.hh"
 
 #include <fmt/format.h>
 
@@ -114,7 +115,10 @@ Json parse_json(std::string_view text, std::string_view what, JsonLimits limits)
   try {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& e) {
-    throw ProtocolError(fmt::format("{} is not JSON: {}", what, e.what()));
+    // The library repeats what it read last, however long.
+    constexpr std::size_t longest = 300;
+    throw ProtocolError(
+        fmt::format("{} is not JSON: {}", what, printable(std::string_view(e.what()).substr(0, longest))));
   }
 }
 

@@ -45,6 +45,16 @@ std::string complaint(const std::string& text) {
 
 }  // namespace
 
+TEST_CASE("what is wrong with a text is told in few words") {
+  try {
+    static_cast<void>(parse_json("\"" + std::string(100000, 'x') + "\x1b", "a frame"));
+    FAIL("accepted");
+  } catch (const ProtocolError& e) {
+    CHECK(std::string_view(e.what()).size() < 500);
+    CHECK(std::string_view(e.what()).find('\x1b') == std::string_view::npos);
+  }
+}
+
 TEST_CASE("many small values cost neither hours nor memory") {
   CHECK(complaint(crowd(
                       "[", [](int) { return "{},"; }, "{}]"))
