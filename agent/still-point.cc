@@ -7,6 +7,7 @@
 #include "common/errors.hh"
 #include "common/glib.hh"
 #include "common/log.hh"
+#include "common/test-pause.hh"
 #include "config.hh"
 
 #include <fmt/format.h>
@@ -110,8 +111,13 @@ void StillPoint::call_engines(std::chrono::milliseconds limit, const std::functi
   });
 }
 
-void StillPoint::settle(State state) {
+void StillPoint::enter(State state) {
   state_ = state;
+  pause_for_test(to_string(state));
+}
+
+void StillPoint::settle(State state) {
+  enter(state);
   wake();
 }
 
@@ -151,7 +157,7 @@ void StillPoint::discover_and_prepare(bool for_dumps, const Deadline& deadline, 
   } catch (const Error& e) {
     return done(e.what());
   }
-  state_ = State::preparing;
+  enter(State::preparing);
   reported_ = false;
   abandoned_ = false;
   found_.clear();
@@ -268,7 +274,7 @@ void StillPoint::quiesce(std::chrono::milliseconds limit, std::vector<SiteHookRe
 }
 
 void StillPoint::take_barrier(const Deadline& deadline, Done done) {
-  state_ = State::quiescing;
+  enter(State::quiescing);
   raised_.emplace();
   abandoned_ = false;
   freeze_timer_.reset();
@@ -352,7 +358,7 @@ void StillPoint::reattest() {
 }
 
 void StillPoint::undo_barrier(const std::string& failure, Done done) {
-  state_ = State::releasing;
+  enter(State::releasing);
   if (!attesting_) static_cast<void>(watchdog_->disarm());
   report_.quiesced = false;
   report_.failure = failure;
@@ -432,7 +438,7 @@ void StillPoint::thawed(Done done) {
 }
 
 void StillPoint::release(Done done) {
-  state_ = State::releasing;
+  enter(State::releasing);
   const Deadline deadline(release_limit);
   // In reverse order of the barrier; together, as they were taken.
   call_engines(
@@ -518,7 +524,7 @@ void StillPoint::finish(Done done) {
     if (waiting_.size() >= most_waiting) return done("too many requests are waiting");
     return wait([this, done = std::move(done)] { finish(done); });
   }
-  state_ = State::finishing;
+  enter(State::finishing);
   freeze_timer_.reset();
   const auto calls = for_each_engine([](Engine& engine) { engine.finish(); });
   run_blocking(calls, [this, done = std::move(done)](const std::vector<std::string>&) {
