@@ -153,7 +153,7 @@ void StillPoint::prepare(const std::string& id, bool for_dumps, std::chrono::mil
 void StillPoint::discover_and_prepare(bool for_dumps, const Deadline& deadline, Done done) {
   try {
     // It must run before anything is frozen: a program on a frozen file system may not start.
-    if (!watchdog_ || !watchdog_->alive()) watchdog_ = std::make_unique<Watchdog>();
+    if (!watchdog_ || !watchdog_->alive()) watchdog_ = std::make_unique<Watchdog>(config_.control_socket.native());
   } catch (const Error& e) {
     return done(e.what());
   }

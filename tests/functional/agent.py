@@ -650,6 +650,19 @@ class Window(AgentTest):
         self.release()
         wait_until(lambda: "no thaw came" in self.log(), 10, "the deadline was not noticed")
 
+    def test_agent_is_killed_and_started_again(self):
+        """The earlier one's watchdog must not thaw in its window."""
+        self.start(self.LIMITS)
+        self.open_window()
+        (earlier,) = self.watchdogs()
+        self.agent.kill()
+        self.agent.wait(20)
+        self.assertTrue(alive(earlier), "nobody would thaw")
+        self.start(self.LIMITS)
+        self.open_window()
+        self.assertFalse(alive(earlier), "it thaws in the new window")
+        self.release()
+
     def test_thaw_disarms(self):
         self.start(self.LIMITS)
         self.quiesce()
