@@ -6,7 +6,8 @@ import re
 
 from support.scratch import Failure, run as run_command
 
-from stage import APPLICATION, companion_of
+from parties import KILL, PARTIES
+from stage import APPLICATION, ROWS, companion_of
 
 FAULTS = {}
 MIB = 1 << 20
@@ -120,6 +121,23 @@ def none_to_freeze(stage, state):
     return outcome
 
 
+@fault("control: everybody who thaws is killed", "thaw")
+def control(stage, state):
+    """The checks themselves: they must see a guest that is left frozen, and `stillpoint thaw` must thaw it."""
+    stage.start_until(state)
+    if stage.inside.run(ROWS.format(mark=0), 3)[0] == 0:
+        raise Failure("the databases take writes inside the barrier")
+    for name in ("companion", "thaw guard", "watchdog", "agent"):
+        PARTIES[name].strike(stage, KILL)
+    outcome = end(stage)
+    try:
+        stage.files_are_written(30)
+    except Failure:
+        stage.companion.run("thaw", stage.guest.name)
+        return outcome + ", and frozen until stillpoint thaw"
+    raise Failure("the file systems take writes although nobody has thawed")
+
+
 @fault("channel unplugged", "prepare", "preparing", "freeze", "begin-job", "report", "read")
 def unplugged(stage, state):
     stage.start_until(state)
@@ -160,8 +178,11 @@ def target_full(stage, state):
 
 @fault("scratch space used up by the guest's writes", "read")
 def scratch_full(stage, state):
+    # What is overwritten has to be kept, when it is no hole and no zeros.
+    fill = "for i in $(seq 6); do cat /usr/sbin/mariadbd; done | head -c 140M | dd of=/var/tmp/written bs=1M iflag=fullblock conv=notrunc,fsync"
+    stage.inside.run(fill, 120)
     stage.start_until(state, "--scratch", stage.small)
-    status, output = stage.inside.run("dd if=/dev/zero of=/var/tmp/written bs=1M count=150 conv=fsync && rm /var/tmp/written", 120)
+    status, output = stage.inside.run(fill, 120)
     stage.go_on(state)
     outcome = end(stage)
     if status != 0:

@@ -617,6 +617,16 @@ class Window(AgentTest):
         self.finish("a" * 32)
         self.watchdog_thaws()
 
+    def test_host_is_gone_in_the_window(self):
+        """What it has left is let go soon after the thaw."""
+        self.start(self.LIMITS)
+        self.prepare("a" * 32)
+        self.open_window()
+        self.host.connection.close()
+        self.release()
+        wait_until(lambda: self.hook("freeze").returncode == 0, 20, "the dead host's still point is held")
+        self.release()
+
     def test_no_thaw_comes(self):
         """The still point is tainted, and the agent works on."""
         self.site_hook("10-good", "exit 0")
