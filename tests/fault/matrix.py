@@ -29,7 +29,7 @@ from states import in_order
 
 SHORT = [
     ("KILL agent", "quiesced"),
-    ("KILL qemu-ga", "begin-job"),
+    ("KILL qemu-ga", "quiesced"),
     ("KILL companion", "thaw"),
     ("KILL libvirtd", "begin-job"),
     ("KILL postgresql", "read"),
