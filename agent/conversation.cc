@@ -102,6 +102,7 @@ void Conversation::prepare(const Json& message) {
   const auto go = [this, id, deadline_ms, freeze_limit, number = number_](const std::string&) {
     if (number != number_) return;
     owner_gone_ = false;
+    gone_in_window_ = false;
     still_point_.prepare(id, true, std::chrono::milliseconds(deadline_ms), freeze_limit,
                          [this, id, number](const std::string& failure) {
                            if (number != number_) return still_point_.finish([](const std::string&) {});
@@ -231,16 +232,17 @@ void Conversation::disconnected() {
   owner_gone_ = true;
   // Inside the window the thaw or the deadline ends it: releasing now would let writers go while the disks are still to
   // be captured.
-  if (!still_point_.may_be_frozen() && still_point_.state() != StillPoint::State::quiescing)
-    still_point_.finish([](const std::string&) {});
+  gone_in_window_ = still_point_.may_be_frozen() || still_point_.state() == StillPoint::State::quiescing;
+  if (!gone_in_window_) still_point_.finish([](const std::string&) {});
 }
 
 void Conversation::check_silence() {
   const auto limit = streams_.empty() ? SteadyClock::duration(protocol::host_silence) : stream_silence;
   const StillPoint::State state = still_point_.state();
   const bool held = state == StillPoint::State::prepared || state == StillPoint::State::released;
-  if (!held || SteadyClock::now() - heard_ < limit) return;
-  log_warning("still point {}: the host is silent, letting go", still_point_.id());
+  if (!held || (!gone_in_window_ && SteadyClock::now() - heard_ < limit)) return;
+  log_warning("still point {}: the host is {}, letting go", still_point_.id(), gone_in_window_ ? "gone" : "silent");
+  gone_in_window_ = false;
   close_streams();
   heard_ = SteadyClock::now();
   still_point_.finish([](const std::string&) {});

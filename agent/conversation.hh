@@ -56,9 +56,10 @@ class Conversation {
   StillPoint& still_point_;
   Output output_;
   FrameDecoder decoder_{FrameDecoder::Start::synchronise};
-  std::string nonce_;         ///< empty before the first hello
-  std::uint64_t number_ = 0;  ///< of the connection: answers to an earlier one are dropped
-  bool owner_gone_ = true;    ///< the host that prepared is not the one we talk to
+  std::string nonce_;            ///< empty before the first hello
+  std::uint64_t number_ = 0;     ///< of the connection: answers to an earlier one are dropped
+  bool owner_gone_ = true;       ///< the host that prepared is not the one we talk to
+  bool gone_in_window_ = false;  ///< then the thaw comes first
   struct Stream {
     std::unique_ptr<DumpStream> stream;  ///< empty while the tool starts
     std::uint64_t credit = 0;            ///< given while the tool starts

@@ -7,6 +7,7 @@
 #include "common/errors.hh"
 #include "common/glib.hh"
 #include "common/log.hh"
+#include "common/test-pause.hh"
 #include "config.hh"
 
 #include <fmt/format.h>
@@ -111,8 +112,13 @@ void StillPoint::call_engines(std::chrono::milliseconds limit, const std::functi
   });
 }
 
-void StillPoint::settle(State state) {
+void StillPoint::enter(State state) {
   state_ = state;
+  pause_for_test(to_string(state));
+}
+
+void StillPoint::settle(State state) {
+  enter(state);
   wake();
 }
 
@@ -148,11 +154,11 @@ void StillPoint::prepare(const std::string& id, bool for_dumps, std::chrono::mil
 void StillPoint::discover_and_prepare(bool for_dumps, const Deadline& deadline, Done done) {
   try {
     // It must run before anything is frozen: a program on a frozen file system may not start.
-    if (!watchdog_ || !watchdog_->alive()) watchdog_ = std::make_unique<Watchdog>();
+    if (!watchdog_ || !watchdog_->alive()) watchdog_ = std::make_unique<Watchdog>(config_.control_socket.native());
   } catch (const Error& e) {
     return done(e.what());
   }
-  state_ = State::preparing;
+  enter(State::preparing);
   reported_ = false;
   abandoned_ = false;
   found_.clear();
@@ -271,7 +277,7 @@ void StillPoint::quiesce(std::chrono::milliseconds limit, std::vector<SiteHookRe
 }
 
 void StillPoint::take_barrier(const Deadline& deadline, Done done) {
-  state_ = State::quiescing;
+  enter(State::quiescing);
   raised_.emplace();
   abandoned_ = false;
   freeze_timer_.reset();
@@ -356,7 +362,7 @@ void StillPoint::reattest() {
 }
 
 void StillPoint::undo_barrier(const std::string& failure, Done done) {
-  state_ = State::releasing;
+  enter(State::releasing);
   if (!attesting_) static_cast<void>(watchdog_->disarm());
   report_.quiesced = false;
   report_.failure = failure;
@@ -436,7 +442,7 @@ void StillPoint::thawed(Done done) {
 }
 
 void StillPoint::release(Done done) {
-  state_ = State::releasing;
+  enter(State::releasing);
   const Deadline deadline(release_limit);
   // In reverse order of the barrier; together, as they were taken.
   call_engines(
@@ -520,7 +526,7 @@ void StillPoint::finish(Done done) {
     if (waiting_.size() >= most_waiting) return done("too many requests are waiting");
     return wait([this, done = std::move(done)] { finish(done); });
   }
-  state_ = State::finishing;
+  enter(State::finishing);
   freeze_timer_.reset();
   const auto calls = for_each_engine([](Engine& engine) { engine.finish(); });
   run_blocking(calls, [this, done = std::move(done)](const std::vector<std::string>&) {

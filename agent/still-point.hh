@@ -88,6 +88,7 @@ class StillPoint {
   void deadline_passed();
   void thaw_all(int times);
   void start_in_turn(Calls calls, std::function<void(const std::vector<std::string>& failures)> done);
+  void enter(State state);
   void settle(State state);
   void wake();
   void wait(std::function<void()> request) { waiting_.push_back(std::move(request)); }

@@ -11,11 +11,17 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 namespace stillpoint {
@@ -23,6 +29,26 @@ namespace stillpoint {
 namespace {
 
 constexpr std::chrono::milliseconds answer_limit{2000};
+
+/// The watchdogs that earlier agents have left, by their command line.
+std::vector<UniqueFd> earlier_watchdogs(const std::string& command_line) {
+  std::vector<UniqueFd> found;
+  std::error_code error;
+  std::filesystem::directory_iterator entry("/proc", error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    pid_t pid = -1;
+    if (std::from_chars(name.data(), name.data() + name.size(), pid).ec != std::errc()) continue;
+    struct stat status {};
+    if (::stat(entry->path().c_str(), &status) != 0 || status.st_uid != ::geteuid()) continue;
+    // First: what is read below is then of this very process, or it is dead. (glibc 2.36 has no C++ declaration.)
+    UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    std::ifstream file(entry->path() / "cmdline");
+    if (process && std::string(std::istreambuf_iterator<char>(file), {}) == command_line)
+      found.push_back(std::move(process));
+  }
+  return found;
+}
 
 }  // namespace
 
@@ -32,7 +58,7 @@ std::string libexec_program(std::string_view name) {
   return fmt::format("{}/{}", directory != nullptr ? directory : STILLPOINT_LIBEXEC, name);
 }
 
-Watchdog::Watchdog() {
+Watchdog::Watchdog(std::string owner) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw_errno("socketpair");
   socket_.reset(ends[0]);
@@ -51,7 +77,8 @@ Watchdog::Watchdog() {
   ::posix_spawnattr_setsigdefault(&attributes, &all);
   const std::string path = libexec_program("stillpoint-watchdog");
   std::string name = "stillpoint-watchdog";
-  char* const arguments[] = {name.data(), nullptr};
+  earlier_ = earlier_watchdogs(name + '\0' + owner + '\0');
+  char* const arguments[] = {name.data(), owner.data(), nullptr};
   char* const environment[] = {nullptr};
   const int error = ::posix_spawn(&pid_, path.c_str(), &actions, &attributes, arguments, environment);
   ::posix_spawn_file_actions_destroy(&actions);
@@ -92,6 +119,10 @@ void Watchdog::arm(std::chrono::milliseconds deadline) {
   const std::string text = fmt::format("A{}\n", deadline.count());
   armed_ = true;  // also when its answer is late
   if (!ask(text.c_str(), 'a', fired)) throw Error("the watchdog does not answer: nothing would thaw the guest");
+  // What they were to thaw is ours now; they would go on thawing in this window.
+  for (const UniqueFd& process : earlier_)
+    ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
+  earlier_.clear();
 }
 
 bool Watchdog::disarm() noexcept {

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace stillpoint {
 
@@ -21,8 +22,8 @@ namespace stillpoint {
 ///     watchdog keeps its deadline) watchdog -> agent   "a" armed   "d" disarmed   "F" it has fired
 class Watchdog {
  public:
-  /// Starts the process. Throws Error.
-  Watchdog();
+  /// Starts the process. `owner` is the same for every agent that takes an earlier one's place. Throws Error.
+  explicit Watchdog(std::string owner);
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
   /// Lets the process end; an armed one keeps its deadline.
@@ -31,8 +32,8 @@ class Watchdog {
   /// Whether the process still runs.
   [[nodiscard]] bool alive() noexcept;
 
-  /// Opens the mount points and sets the timer; on return the deadline stands. Throws Error when the process does not
-  /// answer.
+  /// Opens the mount points and sets the timer; on return the deadline stands, and watchdogs of agents that have died,
+  /// which may be armed for a minute yet, are ended. Throws Error when the process does not answer.
   void arm(std::chrono::milliseconds deadline);
 
   /// Returns whether it has fired since arm(). Never throws: a watchdog that does not answer counts as fired.
@@ -43,6 +44,7 @@ class Watchdog {
 
   pid_t pid_ = -1;
   UniqueFd socket_;
+  std::vector<UniqueFd> earlier_;
   bool armed_ = false;
 };
 

@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "common/test-pause.hh"
 #include "config.hh"
 #include "host/commands/capture-levels.hh"
 #include "host/commands/grade.hh"
@@ -163,6 +164,7 @@ Grade required_grade(Run& run) {
 void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required) {
   WindowRecord& window = run.manifest.window;
   const auto begin_job = [&] {
+    pause_for_test("begin-job");
     run.manifest.instant = wall_now();
     job.begin();
     window.disk_snapshots = job.start_took();
@@ -179,6 +181,7 @@ void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required
   run.evidence.status_fault = frozen->why_not_frozen();
   begin_job();
   if (run.evidence.status_fault.empty()) run.evidence.status_fault = frozen->why_not_frozen();
+  pause_for_test("thaw");
   frozen->thaw();
   window.total = frozen->window();
   window.freeze = frozen->freeze_took();
@@ -234,6 +237,7 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& disks, const st
                     manifest.trees, manifest.warnings);
     tasks.wait();
   }
+  pause_for_test("commit");
   check_source();
   manifest.name = run.repository.free_name(manifest.domain, manifest.instant);
   if (trees) trees->publish(manifest.name, manifest.trees);
@@ -283,23 +287,28 @@ void back_up_running(Run& run, const Domain& domain) {
 
   // Before the agent is asked: what it has prepared, and the disks that it has synced, are soon out of date.
   BackupJob job(domain, std::move(plan), run.request.scratch);
+  pause_for_test("prepare");
   prepare(run, agent);
   const Grade required = required_grade(run);
   check_stop(run);
 
+  pause_for_test("freeze");
   take_instant(run, domain, job, required);
+  pause_for_test("report");
   job.check();  // of a guest that was shut off meanwhile a grade would tell nothing
   const std::vector<DiskSource> sources = sources_of(run, disks, job);
   fetch_report(run, agent.get());
   look_for_report(run, sources, mounted);
   grade(run, required);
 
+  pause_for_test("read");
   manifest.checkpoint = job.plan().checkpoint;
   if (std::any_of(sources.begin(), sources.end(), [](const DiskSource& s) { return s.base.has_value(); }))
     manifest.parent = run.parent->id;
   capture_and_commit(run, sources, mounted, agent.get(), [&] { job.check(); });
 
   // The still point is safe from here on: what fails now costs the next backup time, not this one its success.
+  pause_for_test("end-job");
   try {
     job.keep_checkpoint(run.parent ? run.parent->checkpoint : std::string());
   } catch (const Error& e) {

@@ -31,7 +31,9 @@ using namespace std::chrono_literals;
 
 /// The guest is frozen meanwhile: longer than this is a failure, shorter than protocol::guest_deadline.
 constexpr std::chrono::milliseconds begin_limit = 15s;
-constexpr std::chrono::milliseconds end_limit = 15s;
+/// libvirt takes QEMU's events in turn, and that a program in the guest has closed or opened a port waits 30 s in vain
+/// while a backup job runs. An agent that is started again is two of these before the job's own.
+constexpr std::chrono::milliseconds end_limit = 75s;
 
 /// The NBD socket of the job that runs now; nullopt when none does. Throws Unreachable, Locked, CaptureError.
 std::optional<std::string> running_job_socket(const Domain& domain) {

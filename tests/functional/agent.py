@@ -617,6 +617,16 @@ class Window(AgentTest):
         self.finish("a" * 32)
         self.watchdog_thaws()
 
+    def test_host_is_gone_in_the_window(self):
+        """What it has left is let go soon after the thaw."""
+        self.start(self.LIMITS)
+        self.prepare("a" * 32)
+        self.open_window()
+        self.host.connection.close()
+        self.release()
+        wait_until(lambda: self.hook("freeze").returncode == 0, 20, "the dead host's still point is held")
+        self.release()
+
     def test_no_thaw_comes(self):
         """The still point is tainted, and the agent works on."""
         self.site_hook("10-good", "exit 0")
@@ -649,6 +659,19 @@ class Window(AgentTest):
         self.watchdog_thaws()
         self.release()
         wait_until(lambda: "no thaw came" in self.log(), 10, "the deadline was not noticed")
+
+    def test_agent_is_killed_and_started_again(self):
+        """The earlier one's watchdog must not thaw in its window."""
+        self.start(self.LIMITS)
+        self.open_window()
+        (earlier,) = self.watchdogs()
+        self.agent.kill()
+        self.agent.wait(20)
+        self.assertTrue(alive(earlier), "nobody would thaw")
+        self.start(self.LIMITS)
+        self.open_window()
+        self.assertFalse(alive(earlier), "it thaws in the new window")
+        self.release()
 
     def test_thaw_disarms(self):
         self.start(self.LIMITS)

@@ -35,6 +35,7 @@ DOMAIN = """\
     <controller type='usb' model='none'/>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     {channel}
+    {test_port}
     <serial type='file'><source path='{directory}/console.log'/></serial>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
     <memballoon model='none'/>
@@ -65,18 +66,19 @@ def fresh_disks(image, directory):
 class Guest:
     """A domain of a private libvirtd, defined and started by the `with`, destroyed at its end."""
 
-    def __init__(self, libvirtd, image, name, disks, type_, directory, channel=False, cmdline=""):
+    def __init__(self, libvirtd, image, name, disks, type_, directory, channel=False, cmdline="", test_port=False):
         self.libvirtd = libvirtd
         self.name = name
         self.directory = directory
         self.disks = disks
         directory.mkdir(parents=True, exist_ok=True)
         self.agent_socket = directory / "agent.sock"  # of the predefined channel
-        port = f"""<channel type='unix'><source mode='bind' path='{self.agent_socket}'/>
-      <target type='virtio' name='org.stillpoint.agent.0'/></channel>"""
+        self.test_socket = directory / "test.sock"  # of a port that only tests use
+        port = "<channel type='unix'><source mode='bind' path='{}'/><target type='virtio' name='org.stillpoint.{}.0'/></channel>"
         self.xml = DOMAIN.format(
             type=type_, name=name, kernel=image.kernel, initrd=image.initrd, cmdline=cmdline, directory=directory,
-            cpu=CPU[type_], channel=port if channel else "",
+            cpu=CPU[type_], channel=port.format(self.agent_socket, "agent") if channel else "",
+            test_port=port.format(self.test_socket, "test") if test_port else "",
             disks="\n    ".join(DISK.format(target=t, format=f, path=p) for t, f, p in disks),
             ports="\n    ".join(["<controller type='pci' model='pcie-root-port'/>"] * 10),
         )
@@ -85,8 +87,14 @@ class Guest:
         path = self.directory / f"{self.name}.xml"
         path.write_text(self.xml, encoding="utf-8")
         self.libvirtd.virsh("define", path)
-        self.libvirtd.virsh("start", self.name, timeout=120)
+        self.start()
         return self
+
+    def start(self):
+        """Also again, after it was shut off."""
+        self.libvirtd.virsh("start", self.name, timeout=120)
+        # QEMU's session is a scheduling group of its own, in which its nice value says nothing to others.
+        self.libvirtd.nsenter("sh", "-c", f"echo -15 >/proc/$(cat /run/libvirt/qemu/{self.name}.pid)/autogroup || true")
 
     def __exit__(self, *_):
         self.libvirtd.virsh("destroy", self.name, check=False)
