@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import re
+import signal
 import sys
 import time
 
@@ -162,18 +163,22 @@ def run_cells(cells, results, minutes):
                     stage.next_backup(incremental=False)
                     begun = time.monotonic()
                     say("the guest is ready")
-                    for fault, state in cells:
-                        if minutes and time.monotonic() - begun > minutes * 60:
-                            break
-                        if results.has(fault, state):
-                            continue
-                        cell = run_cell(stage, fault, state)
-                        results.add(fault, state, cell)
-                        say(f"{cell['seconds']:4} s  {fault} @ {state}: {cell['outcome']}")
-                        if not cell["good"]:
-                            good = False
-                            say("  " + cell["detail"].replace("\n", "\n  "))
-                            recover(stage)
+                    try:
+                        for fault, state in cells:
+                            if minutes and time.monotonic() - begun > minutes * 60:
+                                break
+                            if results.has(fault, state):
+                                continue
+                            cell = run_cell(stage, fault, state)
+                            results.add(fault, state, cell)
+                            say(f"{cell['seconds']:4} s  {fault} @ {state}: {cell['outcome']}")
+                            if not cell["good"]:
+                                good = False
+                                say("  " + cell["detail"].replace("\n", "\n  "))
+                                recover(stage)
+                    finally:
+                        # A companion that ends with this program in its window leaves one, which would try for an hour.
+                        PARTIES["thaw guard"].strike(stage, signal.SIGKILL)
         finally:
             run_command(["umount", "-l", scratch / "small"], 10)
     return good

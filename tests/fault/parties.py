@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Who can die or hang: how each is found, struck, and brought back as its init or its operator would."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -54,15 +55,14 @@ class OnHost:
     def strike(self, stage, number):
         self.struck = self.pids(stage)
         for pid in self.struck:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         return len(self.struck)
 
     def mend(self, stage, number):
         for pid in self.struck if number == STOP else []:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, CONT)
-            except ProcessLookupError:
-                pass
 
 
 class LibvirtDaemon(OnHost):
