@@ -418,7 +418,7 @@ class Redis(EnginesTest):
         with self.writing(server) as writers:
             report = self.still_point(snapshot)
             written = writers.written
-            content, end = self.read_dump("redis/s")
+            content, end = self.read_dump("redis/redis")
             self.assertTrue(end["ok"], end)
             wait_until(lambda: writers.written > written + 100, 30, "the writers do not go on")
         self.finish(ID)
@@ -430,11 +430,9 @@ class Redis(EnginesTest):
         return database, same, server
 
     def test_append_only(self):
-        database, same, server = self.compared("--appendonly", "yes", "--save", "")
+        database, same, _ = self.compared("--appendonly", "yes", "--save", "")
         self.assertEqual((database["exactness"], database["mode"]), ("exact", "aof-pause"), database)
         self.assertTrue(same)
-        # It writes no such file by itself.
-        self.assertFalse(os.path.exists(server.directory + "/dump.rdb"))
 
     def test_append_only_without_the_pause(self):
         database, same, _ = self.compared("--appendonly", "yes", "--save", "", STILLPOINT_TEST_NO_BARRIER="lie")
@@ -535,6 +533,132 @@ class Redis(EnginesTest):
             (database,) = self.still_point()["databases"]
             self.assertEqual(database["exactness"], exactness, database)
             self.finish(ID)
+
+    def test_server_of_a_user(self):
+        """Who takes a port where no Redis is gets no password, and nobody believes it."""
+        os.seteuid(54321)
+        try:
+            fake = socket.create_server(("127.0.0.1", 0))
+        finally:
+            os.seteuid(0)
+        self.addCleanup(fake.close)
+        fake.setblocking(False)
+        with open(self.scratch + "/password", "w") as secret:
+            secret.write("secret")
+        os.chmod(self.scratch + "/password", 0o600)
+        config = self.engines + "/redis.conf"
+        with open(config, "w") as conf:
+            conf.write(f"port={fake.getsockname()[1]}\npassword_file={self.scratch}/password\n")
+        self.start()
+        self.assertEqual(self.still_point()["databases"], [])
+        self.finish(ID)
+        probe = subprocess.run([REDIS, "probe"], env={**os.environ, "STILLPOINT_CONFIG": config}, timeout=60,
+                               capture_output=True)
+        self.assertEqual((probe.returncode, probe.stdout), (77, b""))
+        with self.assertRaises(BlockingIOError, msg="somebody has connected"):
+            fake.accept()
+
+    def test_socket_of_a_user(self):
+        """The operator has named it: that is a fault, unless he names the account too."""
+        server = self.serve("--save", "")
+        os.chown(server.socket, 54321, 54321)
+        self.configure(server)
+        self.start()
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "failed")
+        self.assertIn("user 54321", database["reason"])
+        self.finish(ID)
+        shutil.chown(server.socket, "nobody")
+        self.configure(server, "account=nobody\n")
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "exact", database)
+
+    def slow_saves(self, server, keys=100):
+        """From now on a save takes a second for ten keys."""
+        for i in range(keys):
+            server.ask("SET", f"slow-{i}", "x")
+        self.assertEqual(server.ask("CONFIG", "SET", "rdb-key-save-delay", "100000"), "OK")
+
+    def test_a_save_point_fires_before_the_freeze(self):
+        """That is this server's trouble alone; and a dump that the server does not send has failed."""
+        server = self.serve("--save", "3600 1")
+        self.configure(server)
+        self.plugin("toy")
+        self.start()
+        self.prepare(ID)
+        self.slow_saves(server)
+        self.assertIn("started", server.ask("BGSAVE"))
+        self.assertEqual(server.ask("SET", "changed", "x"), "OK")
+        self.quiesce()
+        self.release()
+        found = self.databases(self.report(ID))
+        self.assertEqual((found["toy"]["exactness"], found["redis"]["exactness"]), ("exact", "skewed"), found)
+        self.assertIn("under way", found["redis"]["reason"])
+        server.stop()
+        content, end = self.read_dump("redis/redis")
+        self.assertEqual((content, end["ok"]), (b"", False))
+        self.assertIn("does not send", end["message"])
+
+    def test_server_dies_before_the_freeze(self):
+        server = self.serve("--save", "3600 1")
+        self.configure(server)
+        self.plugin("toy")
+        self.start()
+        self.prepare(ID)
+        server.stop()
+        self.quiesce()
+        self.release()
+        found = self.databases(self.report(ID))
+        self.assertEqual((found["toy"]["exactness"], found["redis"]["exactness"]), ("exact", "failed"), found)
+
+    def test_child_dies(self):
+        """Nobody waits for its dump for ever."""
+        server = self.serve("--appendonly", "yes", "--save", "")
+        self.configure(server)
+        self.slow_saves(server)
+        self.start()
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "exact", database)
+        with open(f"/proc/{server.server.pid}/task/{server.server.pid}/children") as children:
+            (child,) = children.read().split()
+        os.kill(int(child), 9)
+        content, end = self.read_dump("redis/redis")
+        self.assertEqual((content, end["ok"]), (b"", False))
+
+    def test_files_of_another_server(self):
+        """What lies at its paths outside of its container is not its own."""
+        outside, inside = self.scratch + "/redis", self.scratch + "/inside"
+        os.mkdir(outside)
+        os.mkdir(inside)
+        with open(outside + "/dump.rdb", "w") as file:
+            file.write("of somebody else")
+        server = self.scratch + "/redis-server"
+        with open(server, "w") as script:
+            script.write(f"#!/bin/sh\nmount --bind {inside} {outside} && exec redis-server \"$@\" "
+                         f"--unixsocket {self.scratch}/s\n")
+        os.chmod(server, 0o755)
+        if subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=60).returncode:
+            self.skipTest("mount namespaces do not work here")
+        running = subprocess.Popen(["unshare", "-m", server, "--port", "0", "--save", "3600 1", "--dir", outside],
+                                   stdout=subprocess.DEVNULL)
+        self.addCleanup(running.wait)
+        self.addCleanup(running.kill)
+        wait_until(lambda: os.path.exists(self.scratch + "/s"), 30, "it does not start")
+        with open(self.engines + "/redis.conf", "w") as conf:
+            conf.write(f"socket={self.scratch}/s\n")
+        self.start()
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "skewed", database)
+        content, end = self.read_dump(database["dump"])
+        self.assertEqual((content[:5], end["ok"]), (b"REDIS", True))
+
+    def test_faulty_configuration(self):
+        with open(self.engines + "/redis.conf", "w") as conf:
+            conf.write("port=abc\n")
+        self.start()
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "failed")
+        self.assertIn("'abc' is not a port", database["reason"])
 
     def test_no_server(self):
         with open(self.engines + "/redis.conf", "w") as conf:
