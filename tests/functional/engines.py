@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -806,6 +807,91 @@ class Sqlite(EnginesTest):
         self.agent.kill()
         for path in paths:
             wait_until(lambda path=path: self.writes(path), 10, "its writers still wait")
+
+    def test_a_dump_is_the_same_again(self):
+        path = self.create("journal", "delete")
+        self.start()
+        (database,) = self.still_point()["databases"]
+        first, end = self.read_dump(database["dump"])
+        self.assertTrue(end["ok"], end)
+        self.assertTrue(self.writes(path))
+        second, end = self.read_dump(database["dump"])
+        self.assertTrue(end["ok"], end)
+        self.assertTrue(first == second, "it shows what was written since")
+
+    def test_agent_dies_in_the_window(self):
+        """Its files are as they were: closing the last connection would write the log back, on a frozen file system."""
+        path = self.create("original")
+        connection = self.connect(path)
+        connection.execute("INSERT INTO entries (what) VALUES ('in the log')")
+        connection.commit()
+        for file in (path, path + "-wal"):
+            copy = file.replace("original", "crashed")
+            shutil.copy(file, copy)
+            shutil.chown(copy, "nobody", "nogroup")
+        connection.close()
+        os.remove(path)
+        path = self.home + "/crashed.db"
+        self.start()
+        self.prepare(ID)
+        self.quiesce()
+        self.addCleanup(agent.end_all, self.watchdogs())
+
+        def holders():
+            found = []
+            for fd in glob.glob("/proc/[0-9]*/fd/*"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(fd) == path:
+                        found.append(fd)
+            return found
+
+        def contents():
+            return [open(file, "rb").read() for file in (path, path + "-wal")]
+
+        self.assertTrue(holders())
+        before = contents()
+        self.agent.kill()
+        wait_until(lambda: not holders(), 20, "it is still held")
+        self.assertEqual(before, contents())
+
+    def test_of_root_where_others_write(self):
+        """Whoever can put a journal beside it would have root replay it."""
+        with tempfile.TemporaryDirectory(dir="/run") as own:
+            os.chmod(own, 0o755)
+            good = shutil.move(self.create("good"), own)
+            bad = self.create("bad")
+            for path in (good, bad):
+                os.chown(path, 0, 0)
+            with open(self.engines + "/sqlite.conf", "a") as conf:
+                conf.write(good + "\n")
+            self.start()
+            found = {d["database"]: d for d in self.still_point()["databases"]}
+            self.finish(ID)
+        self.assertEqual({path: d["exactness"] for path, d in found.items()}, {good: "exact", bad: "failed"}, found)
+        self.assertIn("others than root", found[bad]["reason"])
+
+    def test_bad_ones_cost_nobody_else(self):
+        """Names, contents and numbers that one user has chosen."""
+        good = self.create("0-good")
+        garbage = self.create("garbage")
+        with contextlib.closing(self.connect(garbage)) as connection:
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("UPDATE sqlite_schema SET name = CAST(? AS TEXT), sql = 'CREATE TABLE ('",
+                               (b"\xff" * 900,))
+            connection.commit()
+        os.symlink("loop.db", self.home + "/loop.db")
+        shutil.copy(good, self.home + "/" + "l" * 240 + ".db")
+        for name in (b"\xff", b"\xfe", b"\x01" * 200, *(b"many-%d" % i for i in range(80))):
+            shutil.copy(good, self.home.encode() + b"/" + name + b".db")
+        self.start()
+        report = self.still_point()
+        self.assertTrue(report["quiesced"])
+        found = {d["database"]: d for d in report["databases"]}
+        self.assertEqual(found[good]["exactness"], "exact")
+        self.assertEqual(found[garbage]["exactness"], "failed")
+        self.assertIn("malformed", found[garbage]["reason"])
+        self.assertEqual(found["others"]["exactness"], "failed")
+        self.assertEqual(len(found), 64)
 
     def test_nothing_named(self):
         os.remove(self.engines + "/sqlite.conf")
