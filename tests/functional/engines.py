@@ -290,6 +290,39 @@ class Contract(EnginesTest):
         self.start()
         self.assertEqual(set(self.databases(self.still_point())), {"own", "three"})
 
+    def test_shipped_but_hidden(self):
+        """By what was meant to take its place, and cannot."""
+        for name in ("dangling", "directory", "plain"):
+            self.plugin(name, directory=self.shipped)
+        os.symlink(self.scratch + "/nothing", self.engines + "/dangling")
+        os.mkdir(self.engines + "/directory")
+        self.plugin("plain", mode=0o644)
+        self.start()
+        found = self.databases(self.still_point())
+        self.assertEqual(set(found), {"dangling", "directory", "plain"})
+        for database in found.values():
+            self.assertIn("neither a program nor", database["reason"])
+        self.assertEqual(self.calls(), [])
+
+    def test_slow_probe(self):
+        """A cold disk is no reason to say that something is here."""
+        self.plugin("slow", probe="sleep 3; exit 77")
+        self.start()
+        self.assertEqual(self.still_point()["databases"], [])
+
+    def test_nothing_is_started_in_the_window(self):
+        """Neither by a host that finishes, nor by the agent's own end, nor at the deadline before the thaw."""
+        self.plugin("toy")
+        self.start()
+        self.prepare(ID)
+        self.quiesce()
+        self.host.send("finish", id=ID)
+        self.agent.terminate()
+        time.sleep(1)
+        self.assertEqual(self.calls()[-1], "toy freeze")
+        self.release()
+        wait_until(lambda: self.calls()[-2:] == ["toy thaw", "toy abort"], 20, "it is not let go")
+
 
 def agent_lives(pid):
     try:
