@@ -33,8 +33,6 @@ constexpr int not_here = 77;
 constexpr std::size_t most_plugins = 32;
 /// Of what a plug-in complains about, for the report.
 constexpr std::size_t max_complaint = 500;
-/// Of a reason: an error repeats what it does not understand, and the host takes no report with more than 4096.
-constexpr std::size_t max_reason = 1000;
 /// Of one that hangs. Programs may have to come from a slow disk.
 constexpr std::chrono::milliseconds probe_limit{10000};
 /// Also when others have used up the time: one that has nothing here must not be taken for one that fails.
@@ -95,11 +93,19 @@ std::vector<std::string> environment_of(const AgentConfig& config, const fs::pat
 }
 
 std::string reason_of(const std::exception& error) {
-  return std::string(error.what()).substr(0, max_reason);
+  return std::string(error.what()).substr(0, plugin::max_reason);
 }
 
 std::string name_of(const fs::path& path) {
   return path.has_filename() ? path.filename() : path.parent_path().filename();
+}
+
+DatabaseReport unusable(std::string engine, const fs::path& path, std::string reason) {
+  DatabaseReport report;
+  report.engine = std::move(engine);
+  report.instance = protocol::dump_name_part(name_of(path));
+  report.reason = std::move(reason);
+  return report;
 }
 
 /// An equal part of what is left, for the first of so many that still have to come.
@@ -278,11 +284,7 @@ std::vector<DatabaseReport> PluginEngine::report() const {
   for (const Entry& entry : entries_) {
     databases.insert(databases.end(), entry.databases.begin(), entry.databases.end());
     if (entry.fault.empty()) continue;
-    DatabaseReport unusable;
-    unusable.engine = entry.plugin.engine;
-    unusable.instance = protocol::dump_name_part(name_of(entry.plugin.path));
-    unusable.reason = entry.fault;
-    databases.push_back(std::move(unusable));
+    databases.push_back(unusable(entry.plugin.engine, entry.plugin.path, entry.fault));
   }
   return databases;
 }
@@ -333,12 +335,8 @@ void discover_plugins(const AgentConfig& config, const std::string& id, const De
       std::string engine = probe(config, program.path, id, limit);
       if (!engine.empty()) plugins.push_back({program.path, std::move(engine)});
     } catch (const Error& e) {
-      DatabaseReport unusable;
-      unusable.engine = "plug-in";
-      unusable.instance = protocol::dump_name_part(name_of(program.path));
-      unusable.reason = reason_of(e);
-      found.warnings.push_back(fmt::format("plug-in {}: {}", program.path.native(), unusable.reason));
-      found.unusable.push_back(std::move(unusable));
+      found.warnings.push_back(fmt::format("plug-in {}: {}", program.path.native(), reason_of(e)));
+      found.unusable.push_back(unusable("plug-in", program.path, reason_of(e)));
     }
   }
   if (!plugins.empty()) found.engines.push_back(std::make_unique<PluginEngine>(config, id, std::move(plugins)));
