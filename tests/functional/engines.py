@@ -470,7 +470,7 @@ class Redis(EnginesTest):
 
     def test_append_only_without_the_pause(self):
         database, same, _ = self.compared("--appendonly", "yes", "--save", "", STILLPOINT_TEST_NO_BARRIER="lie")
-        self.assertEqual(database["exactness"], "exact")
+        self.assertEqual(database["exactness"], "exact", database)
         self.assertFalse(same, "the comparison finds nothing")
 
     def test_frozen(self):
