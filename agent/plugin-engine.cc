@@ -33,9 +33,10 @@ constexpr int not_here = 77;
 constexpr std::size_t most_plugins = 32;
 /// Of what a plug-in complains about, for the report.
 constexpr std::size_t max_complaint = 500;
-/// Of a reason: an error repeats what it does not understand, and the host takes no report with more than 4096.
-constexpr std::size_t max_reason = 1000;
-constexpr std::chrono::milliseconds probe_limit{2000};
+/// Of one that hangs. Programs may have to come from a slow disk.
+constexpr std::chrono::milliseconds probe_limit{10000};
+/// Also when others have used up the time: one that has nothing here must not be taken for one that fails.
+constexpr std::chrono::milliseconds least_probe{1000};
 /// For all of them.
 constexpr std::chrono::milliseconds abort_limit{5000};
 /// Nobody waits for that; the host goes earlier.
@@ -92,11 +93,19 @@ std::vector<std::string> environment_of(const AgentConfig& config, const fs::pat
 }
 
 std::string reason_of(const std::exception& error) {
-  return std::string(error.what()).substr(0, max_reason);
+  return std::string(error.what()).substr(0, plugin::max_reason);
 }
 
 std::string name_of(const fs::path& path) {
   return path.has_filename() ? path.filename() : path.parent_path().filename();
+}
+
+DatabaseReport unusable(std::string engine, const fs::path& path, std::string reason) {
+  DatabaseReport report;
+  report.engine = std::move(engine);
+  report.instance = protocol::dump_name_part(name_of(path));
+  report.reason = std::move(reason);
+  return report;
 }
 
 /// An equal part of what is left, for the first of so many that still have to come.
@@ -111,6 +120,27 @@ std::string probe(const AgentConfig& config, const fs::path& path, const std::st
   if (WIFEXITED(answer.status) && WEXITSTATUS(answer.status) == not_here) return {};
   if (const std::string failure = failure_of(answer); !failure.empty()) throw QuiesceError(failure);
   return plugin::parse_probe(answer.output);
+}
+
+/// The site's and ours. One of the site with the name of one of ours takes its place, and a link to /dev/null takes it
+/// away; anything else with that name was meant to, and is a fault.
+std::vector<FoundProgram> find_plugins(const fs::path& ours, const fs::path& sites) {
+  std::vector<FoundProgram> programs = find_programs({ours, sites});
+  const auto is_found = [&](const fs::path& path) {
+    return std::any_of(programs.begin(), programs.end(), [&](const FoundProgram& p) { return p.path == path; });
+  };
+  std::vector<FoundProgram> plugins;
+  for (FoundProgram program : programs) {
+    std::error_code ignored;
+    const fs::path other = sites / program.path.filename();
+    if (program.path.parent_path() == ours && program.path.has_filename() &&
+        fs::exists(fs::symlink_status(other, ignored))) {
+      if (is_found(other) || fs::canonical(other, ignored) == "/dev/null") continue;
+      program.fault = fmt::format("{} is neither a program nor a link to /dev/null", other.native());
+    }
+    plugins.push_back(std::move(program));
+  }
+  return plugins;
 }
 
 }  // namespace
@@ -254,11 +284,7 @@ std::vector<DatabaseReport> PluginEngine::report() const {
   for (const Entry& entry : entries_) {
     databases.insert(databases.end(), entry.databases.begin(), entry.databases.end());
     if (entry.fault.empty()) continue;
-    DatabaseReport unusable;
-    unusable.engine = entry.plugin.engine;
-    unusable.instance = protocol::dump_name_part(name_of(entry.plugin.path));
-    unusable.reason = entry.fault;
-    databases.push_back(std::move(unusable));
+    databases.push_back(unusable(entry.plugin.engine, entry.plugin.path, entry.fault));
   }
   return databases;
 }
@@ -298,30 +324,19 @@ void PluginEngine::cancel() noexcept {
 }
 
 void discover_plugins(const AgentConfig& config, const std::string& id, const Deadline& deadline, Discovered& found) {
-  const fs::path shipped = libexec_program("engines");
-  std::vector<FoundProgram> programs = find_programs({shipped, config.engines_directory});
-  // A link to /dev/null is no program, and takes a shipped one away.
-  std::erase_if(programs, [&](const FoundProgram& program) {
-    std::error_code ignored;
-    return program.path.parent_path() == shipped &&
-           fs::symlink_status(config.engines_directory / program.path.filename(), ignored).type() !=
-               fs::file_type::not_found;
-  });
+  const std::vector<FoundProgram> programs = find_plugins(libexec_program("engines"), config.engines_directory);
   std::vector<Plugin> plugins;
   for (std::size_t i = 0; i < programs.size(); ++i) {
     const FoundProgram& program = programs[i];
     try {
       if (!program.fault.empty()) throw QuiesceError(program.fault);
       if (i >= most_plugins) throw QuiesceError(fmt::format("there are more than {} plug-ins", most_plugins));
-      std::string engine = probe(config, program.path, id, share(deadline, programs.size() - i).at_most(probe_limit));
+      const Deadline limit(std::clamp(share(deadline, programs.size() - i).left(), least_probe, probe_limit));
+      std::string engine = probe(config, program.path, id, limit);
       if (!engine.empty()) plugins.push_back({program.path, std::move(engine)});
     } catch (const Error& e) {
-      DatabaseReport unusable;
-      unusable.engine = "plug-in";
-      unusable.instance = protocol::dump_name_part(name_of(program.path));
-      unusable.reason = reason_of(e);
-      found.warnings.push_back(fmt::format("plug-in {}: {}", program.path.native(), unusable.reason));
-      found.unusable.push_back(std::move(unusable));
+      found.warnings.push_back(fmt::format("plug-in {}: {}", program.path.native(), reason_of(e)));
+      found.unusable.push_back(unusable("plug-in", program.path, reason_of(e)));
     }
   }
   if (!plugins.empty()) found.engines.push_back(std::make_unique<PluginEngine>(config, id, std::move(plugins)));

@@ -50,8 +50,7 @@ class PluginEngine final : public Engine {
     bool prepared = false;               ///< until its abort
     bool frozen = false;                 ///< from the attempt until its thaw
   };
-  [[nodiscard]] Program program(const Entry& entry, std::string_view verb,
-                                std::vector<std::string> environment = {}) const;
+  [[nodiscard]] Program program(const Entry& entry, std::string_view verb, std::vector<std::string> environment) const;
   std::string call(Entry& entry, std::string_view verb, std::vector<std::string> environment, const Deadline& deadline,
                    int cancelled) const;
   void prepare_one(Entry& entry, const Deadline& deadline) const;

@@ -21,7 +21,6 @@ constexpr std::size_t max_databases = 64;
 constexpr std::size_t max_not_covered = 256;
 constexpr std::size_t max_name_part = 64;
 constexpr std::size_t max_database = 1024;
-constexpr std::size_t max_reason = 1024;
 constexpr std::size_t max_position = 4096;
 constexpr std::array<std::string_view, 3> own_engines{"postgresql", "mariadb", "mysql"};
 
@@ -43,7 +42,7 @@ DatabaseReport parse_database(const Json& json, const std::string& engine, bool 
   database.database = json_string_or(json, "database", "", max_database);
   database.server_version = json_string_or(json, "server_version", "", max_name_part);
   database.exactness = judged ? parse_exactness(json_string(json, "exactness", max_name_part)) : Exactness::failed;
-  database.reason = json_string_or(json, "reason", "", max_reason);
+  database.reason = json_string_or(json, "reason", "", max_document).substr(0, max_reason);
   if (judged && (database.exactness == Exactness::exact) != database.reason.empty())
     throw ProtocolError("a database is exact or has a reason why it is not");
   database.mode = json_string_or(json, "mode", "", max_name_part);
@@ -89,6 +88,7 @@ void lower(std::vector<DatabaseReport>& databases, const std::vector<DatabaseRep
       if (same(database, after) && database.exactness == Exactness::exact && after.exactness != Exactness::exact) {
         database.exactness = after.exactness;
         database.reason = after.reason;
+        if (database.exactness == Exactness::failed) database.dump.clear();
       }
 }
 

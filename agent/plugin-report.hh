@@ -13,6 +13,9 @@ namespace stillpoint::plugin {
 /// Bytes of a document.
 inline constexpr std::size_t max_document = std::size_t{64} << 10;
 
+/// Bytes of a reason: what is longer is cut, for the host takes no report with more than 4096.
+inline constexpr std::size_t max_reason = 1024;
+
 /// The engine's name out of the document of `probe`: one part of a dump's name, and none of the agent's own engines.
 [[nodiscard]] std::string parse_probe(std::string_view text);
 

@@ -41,6 +41,8 @@ constexpr std::chrono::seconds attest_limit{3};
 constexpr std::chrono::milliseconds concealed_time{1500};
 /// The watchdog thaws at the deadline; the agent looks after it.
 constexpr std::chrono::milliseconds after_the_watchdog{300};
+/// For the first thaw after the deadline: writers wait for it no longer.
+constexpr std::chrono::seconds thaw_patience{2};
 /// A freeze that was under way at the deadline may end after the first thaw.
 constexpr int most_thaws = 60;
 constexpr std::chrono::seconds thaw_interval{1};
@@ -402,6 +404,11 @@ void StillPoint::close_window() {
 void StillPoint::deadline_passed() {
   report_.watchdog_fired = true;
   thaw_all(most_thaws);
+  // Not beside it, for engines start programs; but also when it hangs.
+  deadline_timer_ = Source::after(thaw_patience, [this] { release_if_quiesced(); });
+}
+
+void StillPoint::release_if_quiesced() {
   if (state_ == State::quiesced) release([](const std::string&) {});
 }
 
@@ -415,6 +422,7 @@ void StillPoint::thaw_all(int times) {
   };
   run_blocking({thaw}, [this, times](const std::vector<std::string>&) {
     thawing_ = false;
+    release_if_quiesced();
     if (may_be_frozen_ && times > 1) {
       deadline_timer_ = Source::after(thaw_interval, [this, times] { thaw_all(times - 1); });
       return;
@@ -504,8 +512,8 @@ void StillPoint::finish(Done done) {
     case State::idle:
       return done({});
     case State::quiesced:
-      // The watchdog and its deadline stay: only a thaw ends the window.
-      return release([this, done = std::move(done)](const std::string&) { finish(done); });
+      // A thaw or the deadline ends the window: engines start programs, and that is nothing for a frozen guest.
+      break;
     case State::quiescing:
       abandon_barrier();
       break;

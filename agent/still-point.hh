@@ -64,7 +64,7 @@ class StillPoint {
   void start_dump(const std::string& name,
                   std::function<void(std::shared_ptr<RunningDump> dump, const std::string& failure)> done);
 
-  /// Lets everything go, but the watchdog: that is for the thaw. Idempotent: right in every state.
+  /// Lets everything go; inside the window when that ends. Idempotent: right in every state.
   void finish(Done done);
 
  private:
@@ -86,6 +86,7 @@ class StillPoint {
   void release(Done done);
   void close_window();
   void deadline_passed();
+  void release_if_quiesced();
   void thaw_all(int times);
   void start_in_turn(Calls calls, std::function<void(const std::vector<std::string>& failures)> done);
   void enter(State state);

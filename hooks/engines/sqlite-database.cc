@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -15,8 +16,6 @@ namespace stillpoint::sqlite {
 
 namespace {
 
-/// What is read while writers wait: a tenth of a second or less.
-constexpr std::int64_t most_bytes_inside = std::int64_t{32} << 20;
 /// Between two tries for a lock: writers that take turns leave it only shortly.
 constexpr useconds_t lock_pause = 500;
 /// A database in a rollback journal is copied anew whenever somebody writes.
@@ -51,6 +50,8 @@ Connection open_source(const std::filesystem::path& path) {
   Connection connection = open(path);
   sqlite3_db_config(connection.get(), SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
   sqlite3_db_config(connection.get(), SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr);
+  // The last connection to a write-ahead log would write it back and unlink it, wherever it is closed.
+  sqlite3_db_config(connection.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   return connection;
 }
 
@@ -69,7 +70,8 @@ std::string ask(sqlite3* connection, const char* sql) {
 
 }  // namespace
 
-Database::Database(const std::filesystem::path& path, bool for_dump, bool hold, const Deadline& deadline)
+Database::Database(const std::filesystem::path& path, bool for_dump, bool hold, bool read_inside,
+                   const Deadline& deadline)
     : path_(path), writer_(open_source(path)) {
   sqlite3_busy_handler(writer_.get(), wait_for_lock, const_cast<Deadline*>(&deadline));
   wal_ = ask(writer_.get(), "PRAGMA journal_mode") == "wal";
@@ -88,14 +90,14 @@ Database::Database(const std::filesystem::path& path, bool for_dump, bool hold, 
   }
   if (begun == SQLITE_OK) {
     pages_ = std::stoi(ask(writer_.get(), "PRAGMA page_count"));
-    if (!wal_ && for_dump) read_now();
+    if (!wal_ && for_dump) read_now(read_inside);
   }
   sqlite3_busy_handler(writer_.get(), nullptr, nullptr);
 }
 
 /// Without a write-ahead log, a reader would hold the writers as long as it reads.
-void Database::read_now() {
-  if (std::int64_t{pages_} * std::stoi(ask(writer_.get(), "PRAGMA page_size")) > most_bytes_inside) {
+void Database::read_now(bool allowed) {
+  if (!allowed || std::int64_t{pages_} * std::stoi(ask(writer_.get(), "PRAGMA page_size")) > most_bytes_inside) {
     skew_ = "it is too large to be read while its writers wait: in WAL mode it would be exact";
     return;
   }
@@ -109,7 +111,8 @@ void Database::read_now() {
 }
 
 Copy Database::copy() {
-  if (read_.file) return std::move(read_);
+  // Whoever sends it has an offset of his own.
+  if (read_.file) return {UniqueFd(::fcntl(read_.file.get(), F_DUPFD_CLOEXEC, 0)), read_.bytes};
   std::string name = "/var/tmp/stillpoint-sqlite-XXXXXX";
   Copy copy{UniqueFd(::mkstemp(name.data())), 0};
   if (!copy.file) throw_errno<CaptureError>("cannot make " + name);
@@ -126,7 +129,7 @@ Copy Database::copy() {
   for (;;) {
     const int result = sqlite3_backup_step(backup.get(), pages_a_step);
     if (result == SQLITE_DONE) break;
-    if (deadline.passed()) throw CaptureError("it changes faster than it can be copied");
+    if (!reader_ && deadline.passed()) throw CaptureError("it changes faster than it can be copied");
     if (result == SQLITE_BUSY || result == SQLITE_LOCKED)
       ::usleep(lock_pause);
     else if (result != SQLITE_OK)

@@ -8,10 +8,14 @@
 #include <sqlite3.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
 namespace stillpoint::sqlite {
+
+/// What is read of a database while its writers wait: a tenth of a second or less.
+inline constexpr std::int64_t most_bytes_inside = std::int64_t{32} << 20;
 
 using Connection = CPtr<sqlite3, sqlite3_close_v2>;
 
@@ -25,8 +29,8 @@ struct Copy {
 class Database {
  public:
   /// Holds the writers, within the deadline, and opens the database snapshot where there is to be a dump. With `hold`
-  /// false, a test's, they are not held.
-  Database(const std::filesystem::path& path, bool for_dump, bool hold, const Deadline& deadline);
+  /// false, a test's, they are not held. `read_inside`: it may be read meanwhile, where it has to be.
+  Database(const std::filesystem::path& path, bool for_dump, bool hold, bool read_inside, const Deadline& deadline);
 
   /// Why the dump is not of the instant; empty when it is.
   [[nodiscard]] const std::string& skew() const noexcept { return skew_; }
@@ -36,11 +40,11 @@ class Database {
   /// Lets the writers go; the database snapshot stays. Idempotent.
   void release() noexcept { writer_.reset(); }
 
-  /// Once, after the release.
+  /// After the release.
   [[nodiscard]] Copy copy();
 
  private:
-  void read_now();
+  void read_now(bool allowed);
 
   std::filesystem::path path_;
   Connection writer_;  ///< has the write lock

@@ -50,13 +50,21 @@ using std::chrono::milliseconds;
 constexpr int not_here = 77;
 constexpr int lifeline = 3;
 constexpr std::size_t max_config = std::size_t{64} << 10;
-constexpr std::size_t most_databases = 64;
+/// With the entry for the others as many as the agent takes; together, whatever they say, no more than it reads.
+constexpr std::size_t most_databases = 63;
+constexpr std::size_t longest_name = 300;
+constexpr std::size_t longest_reason = 150;
+constexpr std::size_t longest_answer = 1000;
 /// Of a freeze's time: for the answers to come together.
 constexpr milliseconds answer_reserve{200};
 /// In place of a dump's length.
 constexpr std::uint64_t no_copy = UINT64_MAX;
 /// For a holder to answer a thaw.
 constexpr milliseconds thaw_limit{2000};
+/// Of what all holders together read while writers wait: it stays in memory.
+constexpr std::int64_t most_bytes_held = std::int64_t{256} << 20;
+/// Of a holder: what it reads is somebody else's.
+constexpr std::int64_t heap_limit = std::int64_t{256} << 20;
 
 std::string setting(const char* name, std::string_view fallback = {}) {
   const char* value = std::getenv(name);
@@ -75,27 +83,48 @@ fs::path directory() {
   return setting("STILLPOINT_DIRECTORY");
 }
 
+struct Found {
+  std::vector<fs::path> databases;  ///< in the configuration's order
+  std::string left_out;             ///< of what it names too, how many and why; empty when there are none
+};
+
+/// In JSON no longer than planned for, and still the name that it was.
+bool can_be_named(const fs::path& path) {
+  const std::string name = dump_json(path.native());
+  return name.size() <= longest_name && name.find("\uFFFD") == std::string::npos;
+}
+
 /// The files that there are now, each once.
-std::vector<fs::path> find_databases() {
+Found find_databases() {
   const fs::path config = setting("STILLPOINT_CONFIG");
-  std::set<fs::path> found;
-  if (!fs::exists(config)) return {};
+  std::set<fs::path> seen;
+  std::size_t left_out = 0;
+  Found found;
+  if (!fs::exists(config)) return found;
   std::istringstream lines(read_text(config, max_config));
   for (std::string line; std::getline(lines, line);) {
     if (line.empty() || line.starts_with('#')) continue;
     if (!line.starts_with('/'))
       throw ConfigError(fmt::format("{}: '{}' is not an absolute path", config.native(), line));
     glob_t matches{};
-    const int result = ::glob(line.c_str(), GLOB_ERR, nullptr, &matches);
-    for (std::size_t i = 0; result == 0 && i < matches.gl_pathc; ++i)
-      if (fs::is_regular_file(matches.gl_pathv[i])) found.insert(fs::canonical(matches.gl_pathv[i]));
+    const int result = ::glob(line.c_str(), 0, nullptr, &matches);
+    for (std::size_t i = 0; result == 0 && i < matches.gl_pathc; ++i) {
+      // What cannot be looked at is somebody's who keeps it from us, or not on a disk of ours.
+      std::error_code error;
+      const fs::path path = fs::canonical(matches.gl_pathv[i], error);
+      if (error || !fs::is_regular_file(path, error) || !seen.insert(path).second) continue;
+      if (found.databases.size() < most_databases && can_be_named(path))
+        found.databases.push_back(path);
+      else if (++left_out; left_out == 1)
+        found.left_out = path.native().substr(0, longest_reason / 2);
+    }
     ::globfree(&matches);
     if (result != 0 && result != GLOB_NOMATCH)
       throw ConfigError(fmt::format("{}: '{}' cannot be looked up", config.native(), line));
   }
-  if (found.size() > most_databases)
-    throw ConfigError(fmt::format("{} names more than {} databases", config.native(), most_databases));
-  return {found.begin(), found.end()};
+  if (left_out != 0)
+    found.left_out = fmt::format("{} with an unusable name, or too many, like {}", left_out, found.left_out);
+  return found;
 }
 
 sockaddr_un address_of(const fs::path& path) {
@@ -132,16 +161,28 @@ UniqueFd ask_holder(std::size_t number, char request) {
   return fd;
 }
 
-/// All that comes until the end, or the deadline.
+/// What comes until the end, or the deadline: nothing beyond what an answer may have.
 std::string read_all(int fd, const Deadline& deadline) {
   std::string text;
-  std::array<char, 4096> buffer{};
-  for (;;) {
+  std::array<char, longest_answer> buffer{};
+  while (text.size() < longest_answer) {
     pollfd poll{fd, POLLIN, 0};
-    if (::poll(&poll, 1, deadline.poll_timeout()) <= 0) return text;
-    const ssize_t n = ::read(fd, buffer.data(), buffer.size());
-    if (n <= 0) return text;
+    if (::poll(&poll, 1, deadline.poll_timeout()) <= 0) break;
+    const ssize_t n = ::read(fd, buffer.data(), longest_answer - text.size());
+    if (n <= 0) break;
     text.append(buffer.data(), static_cast<std::size_t>(n));
+  }
+  return text;
+}
+
+/// Somebody else could put another file in its place, or his own journal beside it. Throws QuiesceError.
+void must_be_roots_alone(fs::path path) {
+  for (;; path = path.parent_path()) {
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0) throw_errno<QuiesceError>(path.native());
+    if (status.st_uid != 0 || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+      throw QuiesceError("it is root's, but others than root can write to " + path.native());
+    if (path == path.root_path()) return;
   }
 }
 
@@ -149,7 +190,8 @@ std::string read_all(int fd, const Deadline& deadline) {
 void become_owner(const fs::path& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) throw_errno<QuiesceError>(path.native());
-  if (::geteuid() != 0 || status.st_uid == 0) return;
+  if (::geteuid() != 0) return;
+  if (status.st_uid == 0) return must_be_roots_alone(path);
   if (::setgroups(0, nullptr) != 0 || ::setresgid(status.st_gid, status.st_gid, status.st_gid) != 0 ||
       ::setresuid(status.st_uid, status.st_uid, status.st_uid) != 0)
     throw_errno<QuiesceError>("cannot become the owner of " + path.native());
@@ -157,7 +199,8 @@ void become_owner(const fs::path& path) {
 
 Json described(const fs::path& path, std::string_view exactness, const std::string& reason = {}) {
   Json database{{"database", path.native()}, {"server_version", sqlite3_libversion()}, {"exactness", exactness}};
-  if (!reason.empty()) database["reason"] = reason.substr(0, 1000);
+  // Each byte that is not UTF-8 becomes three.
+  if (!reason.empty()) database["reason"] = reason.substr(0, longest_reason);
   return database;
 }
 
@@ -186,14 +229,15 @@ void let_go(sqlite::Database& database) {
   static_cast<void>(::setpriority(PRIO_PROCESS, 0, 0));
 }
 
-/// Answers until the still point is over, or nobody is there any more to say so.
-void serve(int listener, const fs::path& path, sqlite::Database& database, const Deadline& held_until) {
+/// Answers until the still point is over, or nobody is there any more to say so. Its connections are not closed then:
+/// the file system may still be frozen.
+[[noreturn]] void serve(int listener, const fs::path& path, sqlite::Database& database, const Deadline& held_until) {
   bool held = true;
   bool expired = false;
   for (;;) {
     std::array<pollfd, 2> fds{{{listener, POLLIN, 0}, {lifeline, POLLIN, 0}}};
     ::poll(fds.data(), fds.size(), held ? held_until.poll_timeout() : -1);
-    if ((fds[1].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) return;
+    if ((fds[1].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) ::_exit(0);
     if (held && held_until.passed()) {
       let_go(database);
       held = false;
@@ -203,7 +247,7 @@ void serve(int listener, const fs::path& path, sqlite::Database& database, const
     const UniqueFd connection(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
     char request = 0;
     if (!connection || ::read(connection.get(), &request, 1) != 1) continue;
-    if (request == 'e') return;
+    if (request == 'e') ::_exit(0);
     let_go(database);
     held = false;
     try {
@@ -211,15 +255,15 @@ void serve(int listener, const fs::path& path, sqlite::Database& database, const
       const std::string answer =
           expired ? dump_json(described(path, "skewed", "its writers went on before the thaw")) : "{}";
       if (request == 't') write_all(connection.get(), as_bytes(answer), "an answer");
-    } catch (const Error&) {
+    } catch (const std::exception&) {
       // Whoever asked is gone.
     }
   }
 }
 
 /// The life of a holder. The first thing that it says, to `verdict`, is what it holds.
-[[noreturn]] void hold(const fs::path& path, UniqueFd listener, UniqueFd verdict, const Deadline& deadline,
-                       const Deadline& held_until) {
+[[noreturn]] void hold(const fs::path& path, bool read_inside, UniqueFd listener, UniqueFd verdict,
+                       const Deadline& deadline, const Deadline& held_until) {
   const bool for_dump = setting("STILLPOINT_DUMPS") == "1";
   try {
     // Whoever reads what the plug-in says need not wait for this one.
@@ -227,7 +271,9 @@ void serve(int listener, const fs::path& path, sqlite::Database& database, const
     for (const int fd : {STDOUT_FILENO, STDERR_FILENO})
       if (::dup2(nothing.get(), fd) < 0) throw_errno<QuiesceError>("dup2");
     become_owner(path);
-    sqlite::Database database(path, for_dump, setting("STILLPOINT_TEST_NO_BARRIER").empty(), deadline);
+    sqlite3_hard_heap_limit64(heap_limit);
+    const bool hold_writers = setting("STILLPOINT_TEST_NO_BARRIER").empty();
+    sqlite::Database database(path, for_dump, hold_writers, read_inside, deadline);
     Json said = described(path, database.skew().empty() ? "exact" : "skewed", database.skew());
     said["mode"] = database.is_wal() ? "wal-snapshot" : "read-inside";
     said["position"] = {{"pages", database.pages()}};
@@ -238,18 +284,20 @@ void serve(int listener, const fs::path& path, sqlite::Database& database, const
   } catch (const std::exception& e) {
     if (verdict) write_all(verdict.get(), as_bytes(dump_json(described(path, "failed", e.what()))), "an answer");
   }
-  // Connections that are not closed cost nothing; closing the last one would write.
   ::_exit(0);
 }
 
 int prepare() {
   Json databases = Json::array();
   std::string list;
-  for (const fs::path& path : find_databases()) {
+  const Found found = find_databases();
+  for (const fs::path& path : found.databases) {
     databases.push_back({{"database", path.native()}});
     list += path.native() + '\0';
   }
+  if (!found.left_out.empty()) databases.push_back(described("others", "failed", found.left_out));
   replace_file(directory() / "databases", list, 0600);
+  replace_file(directory() / "left-out", found.left_out, 0600);
   std::cout << dump_json({{"databases", std::move(databases)}}) << std::endl;
   return 0;
 }
@@ -263,28 +311,51 @@ std::vector<fs::path> prepared_databases() {
   return paths;
 }
 
+struct Holder {
+  pid_t pid;
+  UniqueFd verdict;
+};
+
+/// What it says it says with its owner's rights, after it has read what others wrote.
+Json verdict_of(const Holder& holder, const fs::path& path, const Deadline& deadline) {
+  try {
+    const std::string said = read_all(holder.verdict.get(), deadline);
+    if (said.empty()) throw ProtocolError("it does not answer in time");
+    Json database = parse_json(said, "its answer");
+    database["database"] = path.native();
+    return database;
+  } catch (const std::exception& e) {
+    ::kill(holder.pid, SIGKILL);
+    return described(path, "failed", e.what());
+  }
+}
+
 int freeze() {
   const milliseconds limit = time_setting("STILLPOINT_DEADLINE_MS");
   const Deadline answer_by(limit - std::min(limit / 2, answer_reserve));
   const Deadline lock_by(limit / 2);
   const Deadline held_until(time_setting("STILLPOINT_HOLD_MS"));
   const std::vector<fs::path> paths = prepared_databases();
-  std::vector<UniqueFd> verdicts;
+  std::vector<Holder> holders;
+  std::int64_t left = most_bytes_held;
   for (std::size_t i = 0; i < paths.size(); ++i) {
+    std::error_code unknown;
+    const auto size = static_cast<std::int64_t>(fs::file_size(paths[i], unknown));
+    const bool read_inside = !unknown && size <= std::min(left, sqlite::most_bytes_inside);
+    if (read_inside) left -= size;
     UniqueFd listener = listen_at(socket_path(i));
     Pipe pipe = open_pipe("a holder's answer");
     UniqueFd verdict = std::move(pipe.write_end);
-    verdicts.push_back(std::move(pipe.read_end));
     const pid_t pid = ::fork();
     if (pid < 0) throw_errno<QuiesceError>("fork");
-    if (pid == 0) hold(paths[i], std::move(listener), std::move(verdict), lock_by, held_until);
+    if (pid == 0) hold(paths[i], read_inside, std::move(listener), std::move(verdict), lock_by, held_until);
+    holders.push_back({pid, std::move(pipe.read_end)});
   }
   Json databases = Json::array();
-  for (std::size_t i = 0; i < paths.size(); ++i) {
-    const std::string said = read_all(verdicts[i].get(), answer_by);
-    databases.push_back(said.empty() ? described(paths[i], "failed", "it does not answer in time")
-                                     : parse_json(said, "a holder's answer"));
-  }
+  for (std::size_t i = 0; i < paths.size(); ++i)
+    databases.push_back(verdict_of(holders[i], paths[i], answer_by));
+  const std::string left_out = read_text(directory() / "left-out", max_config);
+  if (!left_out.empty()) databases.push_back(described("others", "failed", left_out));
   std::cout << dump_json({{"databases", std::move(databases)}}) << std::endl;
   return 0;
 }
@@ -347,7 +418,7 @@ int abort_all() {
 int run(std::string_view verb) {
   ::signal(SIGPIPE, SIG_IGN);
   if (verb == "probe") {
-    if (find_databases().empty()) return not_here;
+    if (const Found found = find_databases(); found.databases.empty() && found.left_out.empty()) return not_here;
     std::cout << R"({"engine":"sqlite"})" << std::endl;
     return 0;
   }

@@ -602,20 +602,21 @@ class Window(AgentTest):
             self.assertEqual(writer.wait(20), 0)
 
     def test_agent_is_stopped(self):
-        """An orderly end in the window must not take the watchdog along."""
+        """An orderly end waits for that of the window, and must not take the watchdog along."""
         self.start(self.LIMITS)
         self.freeze()
         self.agent.terminate()
-        self.assertEqual(self.agent.wait(20), 0)
         self.watchdog_thaws()
+        self.assertEqual(self.agent.wait(20), 0)
 
     def test_host_finishes_in_the_window(self):
         """Nor must a host that lets go before it thaws."""
         self.start(self.LIMITS)
         self.prepare("a" * 32)
         self.freeze()
-        self.finish("a" * 32)
+        self.host.send("finish", id="a" * 32)
         self.watchdog_thaws()
+        self.host.message("finished")
 
     def test_host_is_gone_in_the_window(self):
         """What it has left is let go soon after the thaw."""

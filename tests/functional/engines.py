@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -289,6 +290,39 @@ class Contract(EnginesTest):
         self.start()
         self.assertEqual(set(self.databases(self.still_point())), {"own", "three"})
 
+    def test_shipped_but_hidden(self):
+        """By what was meant to take its place, and cannot."""
+        for name in ("dangling", "directory", "plain"):
+            self.plugin(name, directory=self.shipped)
+        os.symlink(self.scratch + "/nothing", self.engines + "/dangling")
+        os.mkdir(self.engines + "/directory")
+        self.plugin("plain", mode=0o644)
+        self.start()
+        found = self.databases(self.still_point())
+        self.assertEqual(set(found), {"dangling", "directory", "plain"})
+        for database in found.values():
+            self.assertIn("neither a program nor", database["reason"])
+        self.assertEqual(self.calls(), [])
+
+    def test_slow_probe(self):
+        """A cold disk is no reason to say that something is here."""
+        self.plugin("slow", probe="sleep 3; exit 77")
+        self.start()
+        self.assertEqual(self.still_point()["databases"], [])
+
+    def test_nothing_is_started_in_the_window(self):
+        """Neither by a host that finishes, nor by the agent's own end, nor at the deadline before the thaw."""
+        self.plugin("toy")
+        self.start()
+        self.prepare(ID)
+        self.quiesce()
+        self.host.send("finish", id=ID)
+        self.agent.terminate()
+        time.sleep(1)
+        self.assertEqual(self.calls()[-1], "toy freeze")
+        self.release()
+        wait_until(lambda: self.calls()[-2:] == ["toy thaw", "toy abort"], 20, "it is not let go")
+
 
 def agent_lives(pid):
     try:
@@ -418,7 +452,7 @@ class Redis(EnginesTest):
         with self.writing(server) as writers:
             report = self.still_point(snapshot)
             written = writers.written
-            content, end = self.read_dump("redis/s")
+            content, end = self.read_dump("redis/redis")
             self.assertTrue(end["ok"], end)
             wait_until(lambda: writers.written > written + 100, 30, "the writers do not go on")
         self.finish(ID)
@@ -430,15 +464,13 @@ class Redis(EnginesTest):
         return database, same, server
 
     def test_append_only(self):
-        database, same, server = self.compared("--appendonly", "yes", "--save", "")
+        database, same, _ = self.compared("--appendonly", "yes", "--save", "")
         self.assertEqual((database["exactness"], database["mode"]), ("exact", "aof-pause"), database)
         self.assertTrue(same)
-        # It writes no such file by itself.
-        self.assertFalse(os.path.exists(server.directory + "/dump.rdb"))
 
     def test_append_only_without_the_pause(self):
         database, same, _ = self.compared("--appendonly", "yes", "--save", "", STILLPOINT_TEST_NO_BARRIER="lie")
-        self.assertEqual(database["exactness"], "exact")
+        self.assertEqual(database["exactness"], "exact", database)
         self.assertFalse(same, "the comparison finds nothing")
 
     def test_frozen(self):
@@ -535,6 +567,132 @@ class Redis(EnginesTest):
             (database,) = self.still_point()["databases"]
             self.assertEqual(database["exactness"], exactness, database)
             self.finish(ID)
+
+    def test_server_of_a_user(self):
+        """Who takes a port where no Redis is gets no password, and nobody believes it."""
+        os.seteuid(54321)
+        try:
+            fake = socket.create_server(("127.0.0.1", 0))
+        finally:
+            os.seteuid(0)
+        self.addCleanup(fake.close)
+        fake.setblocking(False)
+        with open(self.scratch + "/password", "w") as secret:
+            secret.write("secret")
+        os.chmod(self.scratch + "/password", 0o600)
+        config = self.engines + "/redis.conf"
+        with open(config, "w") as conf:
+            conf.write(f"port={fake.getsockname()[1]}\npassword_file={self.scratch}/password\n")
+        self.start()
+        self.assertEqual(self.still_point()["databases"], [])
+        self.finish(ID)
+        probe = subprocess.run([REDIS, "probe"], env={**os.environ, "STILLPOINT_CONFIG": config}, timeout=60,
+                               capture_output=True)
+        self.assertEqual((probe.returncode, probe.stdout), (77, b""))
+        with self.assertRaises(BlockingIOError, msg="somebody has connected"):
+            fake.accept()
+
+    def test_socket_of_a_user(self):
+        """The operator has named it: that is a fault, unless he names the account too."""
+        server = self.serve("--save", "")
+        os.chown(server.socket, 54321, 54321)
+        self.configure(server)
+        self.start()
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "failed")
+        self.assertIn("user 54321", database["reason"])
+        self.finish(ID)
+        shutil.chown(server.socket, "nobody")
+        self.configure(server, "account=nobody\n")
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "exact", database)
+
+    def slow_saves(self, server, keys=100):
+        """From now on a save takes a second for ten keys."""
+        for i in range(keys):
+            server.ask("SET", f"slow-{i}", "x")
+        self.assertEqual(server.ask("CONFIG", "SET", "rdb-key-save-delay", "100000"), "OK")
+
+    def test_a_save_point_fires_before_the_freeze(self):
+        """That is this server's trouble alone; and a dump that the server does not send has failed."""
+        server = self.serve("--save", "3600 1")
+        self.configure(server)
+        self.plugin("toy")
+        self.start()
+        self.prepare(ID)
+        self.slow_saves(server)
+        self.assertIn("started", server.ask("BGSAVE"))
+        self.assertEqual(server.ask("SET", "changed", "x"), "OK")
+        self.quiesce()
+        self.release()
+        found = self.databases(self.report(ID))
+        self.assertEqual((found["toy"]["exactness"], found["redis"]["exactness"]), ("exact", "skewed"), found)
+        self.assertIn("under way", found["redis"]["reason"])
+        server.stop()
+        content, end = self.read_dump("redis/redis")
+        self.assertEqual((content, end["ok"]), (b"", False))
+        self.assertIn("does not send", end["message"])
+
+    def test_server_dies_before_the_freeze(self):
+        server = self.serve("--save", "3600 1")
+        self.configure(server)
+        self.plugin("toy")
+        self.start()
+        self.prepare(ID)
+        server.stop()
+        self.quiesce()
+        self.release()
+        found = self.databases(self.report(ID))
+        self.assertEqual((found["toy"]["exactness"], found["redis"]["exactness"]), ("exact", "failed"), found)
+
+    def test_child_dies(self):
+        """Nobody waits for its dump for ever."""
+        server = self.serve("--appendonly", "yes", "--save", "")
+        self.configure(server)
+        self.slow_saves(server)
+        self.start()
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "exact", database)
+        with open(f"/proc/{server.server.pid}/task/{server.server.pid}/children") as children:
+            (child,) = children.read().split()
+        os.kill(int(child), 9)
+        content, end = self.read_dump("redis/redis")
+        self.assertEqual((content, end["ok"]), (b"", False))
+
+    def test_files_of_another_server(self):
+        """What lies at its paths outside of its container is not its own."""
+        outside, inside = self.scratch + "/redis", self.scratch + "/inside"
+        os.mkdir(outside)
+        os.mkdir(inside)
+        with open(outside + "/dump.rdb", "w") as file:
+            file.write("of somebody else")
+        server = self.scratch + "/redis-server"
+        with open(server, "w") as script:
+            script.write(f"#!/bin/sh\nmount --bind {inside} {outside} && exec redis-server \"$@\" "
+                         f"--unixsocket {self.scratch}/s\n")
+        os.chmod(server, 0o755)
+        if subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=60).returncode:
+            self.skipTest("mount namespaces do not work here")
+        running = subprocess.Popen(["unshare", "-m", server, "--port", "0", "--save", "3600 1", "--dir", outside],
+                                   stdout=subprocess.DEVNULL)
+        self.addCleanup(running.wait)
+        self.addCleanup(running.kill)
+        wait_until(lambda: os.path.exists(self.scratch + "/s"), 30, "it does not start")
+        with open(self.engines + "/redis.conf", "w") as conf:
+            conf.write(f"socket={self.scratch}/s\n")
+        self.start()
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "skewed", database)
+        content, end = self.read_dump(database["dump"])
+        self.assertEqual((content[:5], end["ok"]), (b"REDIS", True))
+
+    def test_faulty_configuration(self):
+        with open(self.engines + "/redis.conf", "w") as conf:
+            conf.write("port=abc\n")
+        self.start()
+        (database,) = self.still_point()["databases"]
+        self.assertEqual(database["exactness"], "failed")
+        self.assertIn("'abc' is not a port", database["reason"])
 
     def test_no_server(self):
         with open(self.engines + "/redis.conf", "w") as conf:
@@ -682,6 +840,91 @@ class Sqlite(EnginesTest):
         self.agent.kill()
         for path in paths:
             wait_until(lambda path=path: self.writes(path), 10, "its writers still wait")
+
+    def test_a_dump_is_the_same_again(self):
+        path = self.create("journal", "delete")
+        self.start()
+        (database,) = self.still_point()["databases"]
+        first, end = self.read_dump(database["dump"])
+        self.assertTrue(end["ok"], end)
+        self.assertTrue(self.writes(path))
+        second, end = self.read_dump(database["dump"])
+        self.assertTrue(end["ok"], end)
+        self.assertTrue(first == second, "it shows what was written since")
+
+    def test_agent_dies_in_the_window(self):
+        """Its files are as they were: closing the last connection would write the log back, on a frozen file system."""
+        path = self.create("original")
+        connection = self.connect(path)
+        connection.execute("INSERT INTO entries (what) VALUES ('in the log')")
+        connection.commit()
+        for file in (path, path + "-wal"):
+            copy = file.replace("original", "crashed")
+            shutil.copy(file, copy)
+            shutil.chown(copy, "nobody", "nogroup")
+        connection.close()
+        os.remove(path)
+        path = self.home + "/crashed.db"
+        self.start()
+        self.prepare(ID)
+        self.quiesce()
+        self.addCleanup(agent.end_all, self.watchdogs())
+
+        def holders():
+            found = []
+            for fd in glob.glob("/proc/[0-9]*/fd/*"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(fd) == path:
+                        found.append(fd)
+            return found
+
+        def contents():
+            return [open(file, "rb").read() for file in (path, path + "-wal")]
+
+        self.assertTrue(holders())
+        before = contents()
+        self.agent.kill()
+        wait_until(lambda: not holders(), 20, "it is still held")
+        self.assertEqual(before, contents())
+
+    def test_of_root_where_others_write(self):
+        """Whoever can put a journal beside it would have root replay it."""
+        with tempfile.TemporaryDirectory(dir="/run") as own:
+            os.chmod(own, 0o755)
+            good = shutil.move(self.create("good"), own)
+            bad = self.create("bad")
+            for path in (good, bad):
+                os.chown(path, 0, 0)
+            with open(self.engines + "/sqlite.conf", "a") as conf:
+                conf.write(good + "\n")
+            self.start()
+            found = {d["database"]: d for d in self.still_point()["databases"]}
+            self.finish(ID)
+        self.assertEqual({path: d["exactness"] for path, d in found.items()}, {good: "exact", bad: "failed"}, found)
+        self.assertIn("others than root", found[bad]["reason"])
+
+    def test_bad_ones_cost_nobody_else(self):
+        """Names, contents and numbers that one user has chosen."""
+        good = self.create("0-good")
+        garbage = self.create("garbage")
+        with contextlib.closing(self.connect(garbage)) as connection:
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("UPDATE sqlite_schema SET name = CAST(? AS TEXT), sql = 'CREATE TABLE ('",
+                               (b"\xff" * 900,))
+            connection.commit()
+        os.symlink("loop.db", self.home + "/loop.db")
+        shutil.copy(good, self.home + "/" + "l" * 240 + ".db")
+        for name in (b"\xff", b"\xfe", b"\x01" * 200, *(b"many-%d" % i for i in range(80))):
+            shutil.copy(good, self.home.encode() + b"/" + name + b".db")
+        self.start()
+        report = self.still_point()
+        self.assertTrue(report["quiesced"])
+        found = {d["database"]: d for d in report["databases"]}
+        self.assertEqual(found[good]["exactness"], "exact")
+        self.assertEqual(found[garbage]["exactness"], "failed")
+        self.assertIn("malformed", found[garbage]["reason"])
+        self.assertEqual(found["others"]["exactness"], "failed")
+        self.assertEqual(len(found), 64)
 
     def test_nothing_named(self):
         os.remove(self.engines + "/sqlite.conf")

@@ -113,4 +113,13 @@ TEST_CASE("a thaw can only make it worse") {
   CHECK(databases[1].reason == "first");
   plugin::lower(databases, judged(R"("database":"unknown","exactness":"failed","reason":"r")"));
   CHECK(databases.size() == 2);
+  databases = judged(R"("exactness":"exact","dump":true)");
+  plugin::lower(databases, judged(R"("exactness":"failed","reason":"gone")"));
+  CHECK(databases[0].dump == "");
+}
+
+TEST_CASE("a reason that is too long is cut") {
+  const auto databases =
+      judged(fmt::format(R"("exactness":"skewed","reason":"{}")", std::string(plugin::max_reason + 1, 'x')));
+  CHECK(databases[0].reason.size() == plugin::max_reason);
 }
