@@ -92,7 +92,7 @@ void enter_sandbox() {
   limit(RLIMIT_NPROC, 0);
   limit(RLIMIT_NOFILE, 4);
   limit(RLIMIT_CPU, most_cpu_seconds);
-#ifndef __SANITIZE_ADDRESS__  // which reserves terabytes and asks the system for much
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which need terabytes and more calls
   limit(RLIMIT_AS, most_memory);
   filter_system_calls();
 #endif

@@ -41,7 +41,7 @@ TEST_CASE("the worker has no right but to talk to its parent") {
   const std::string status = text_of(proc / "status");
   const auto has = [&status](const char* line) { return status.find(line) != std::string::npos; };
   CHECK(has("\nNoNewPrivs:\t1\n"));
-#ifndef __SANITIZE_ADDRESS__  // as the worker has it
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // as the worker has it
   CHECK(has("\nSeccomp:\t2\n"));
 #endif
   for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapAmb"})
@@ -76,7 +76,7 @@ TEST_CASE("a worker that is killed or missing is said to be, and the next questi
   FileSystemReader reader(disk);
   REQUIRE(reader.file_systems().size() == 1);
   ::kill(std::stoi(worker_in_proc().filename().native()), SIGSEGV);
-#ifdef __SANITIZE_ADDRESS__  // which catches the signal
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)  // which catch the signal
   CHECK_THROWS_AS(static_cast<void>(reader.file_systems()), CaptureError);
 #else
   CHECK_THROWS_WITH_AS(static_cast<void>(reader.file_systems()), doctest::Contains("signal 11"), CaptureError);
