@@ -30,10 +30,7 @@ from states import in_order
 
 SHORT = [
     ("KILL agent", "quiesced"),
-    ("KILL qemu-ga", "quiesced"),
-    ("KILL companion", "thaw"),
     ("KILL libvirtd", "begin-job"),
-    ("KILL postgresql", "read"),
     ("thaw by another program", "begin-job"),
     ("two backups of one domain at once", "read"),
 ]
