@@ -244,14 +244,7 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
   try {
     if (server_.galera) require_synced(*session_, deadline);
     hold_tables(deadline);
-    not_held_.clear();
-    std::chrono::microseconds acquired_in{0};
-    try {
-      acquired_in = take_barrier(deadline.at_most(deadline.left() * 3 / 4));
-    } catch (const SessionError& error) {
-      if (config_.mysql.exact != ExactPolicy::attempt || !session_->alive()) throw;
-      go_on_without(error, deadline);
-    }
+    const std::chrono::microseconds acquired_in = take_barrier(deadline);
     relay_->open_snapshots();
     attest(acquired_in, deadline);
     if (config_.mysql.exact == ExactPolicy::require) refuse_unless_exact();
@@ -266,24 +259,31 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
 
 /// Returns how long it took, but for what is done while nobody waits.
 std::chrono::microseconds MySqlEngine::take_barrier(const Deadline& deadline) {
+  // The last part of the time is for going on without it.
+  const Deadline limit = deadline.at_most(deadline.left() * 3 / 4);
+  not_held_.clear();
   const auto begun = SteadyClock::now();
-  barrier_->hold_definitions(deadline);
+  hold_or_go_on(deadline, [&] { barrier_->hold_definitions(limit); });
   const auto defined = SteadyClock::now();
   refresh_catalogue(deadline);
   pin_tables();
   const auto listed = SteadyClock::now();
-  barrier_->hold_writers(deadline);
+  hold_or_go_on(deadline, [&] { barrier_->hold_writers(limit); });
   const auto held = SteadyClock::now();
   return std::chrono::duration_cast<std::chrono::microseconds>((defined - begun) + (held - listed));
 }
 
-/// A dump of another instant is better than none, and its report says so.
-void MySqlEngine::go_on_without(const SessionError& error, const Deadline& deadline) {
-  barrier_->release(deadline.at_most(reap_limit));
-  not_held_ = fmt::format("its writers could not be held: {}", error.what());
-  log_warning("{} {}: {}", server_.engine(), server_.instance, not_held_);
-  refresh_catalogue(deadline);
-  pin_tables();
+/// Where agent.conf allows it: a dump of another instant is better than none, and its report says so.
+void MySqlEngine::hold_or_go_on(const Deadline& deadline, const std::function<void()>& hold) {
+  if (!not_held_.empty()) return;
+  try {
+    hold();
+  } catch (const SessionError& error) {
+    if (config_.mysql.exact != ExactPolicy::attempt || !session_->alive()) throw;
+    barrier_->release(deadline.at_most(reap_limit));
+    not_held_ = fmt::format("its writers could not be held: {}", error.what());
+    log_warning("{} {}: {}", server_.engine(), server_.instance, not_held_);
+  }
 }
 
 /// Empty when the barrier stands, or is to look as if it did.
@@ -318,12 +318,12 @@ void MySqlEngine::refresh_catalogue(const Deadline& deadline) {
     fail(dump, "it was created after the preparation: the next still point will have it");
   }
   if (!all) return;
-  for (Table& table : now.tables) {
-    for (const Table& known : catalogue_.tables) {
-      if (!known.broken && !known.held) continue;
-      if (known.database != table.database || known.name != table.name) continue;
-      table.broken = known.broken;
-      table.held = known.held;
+  for (const Table& known : catalogue_.tables) {
+    if (!known.broken && !known.held) continue;
+    const auto [first, last] = std::equal_range(now.tables.begin(), now.tables.end(), known, comes_before);
+    for (auto table = first; table != last; ++table) {
+      table->broken = known.broken;
+      table->held = known.held;
     }
   }
   catalogue_ = std::move(now);

@@ -13,6 +13,7 @@
 #include "common/errors.hh"
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -62,7 +63,7 @@ class MySqlEngine : public Engine {
   [[nodiscard]] std::vector<Relay::LinkId> links_with_held_tables() const;
   void attest(std::chrono::microseconds acquired_in, const Deadline& deadline);
   std::chrono::microseconds take_barrier(const Deadline& deadline);
-  void go_on_without(const SessionError& error, const Deadline& deadline);
+  void hold_or_go_on(const Deadline& deadline, const std::function<void()>& hold);
   [[nodiscard]] std::string why_not_held() const;
   void refuse_unless_exact() const;
   void judge(Dump& dump);

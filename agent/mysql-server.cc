@@ -75,6 +75,10 @@ bool Table::holdable() const {
   return !broken && is_one_of(engine, {"MyISAM", "Aria"});
 }
 
+bool comes_before(const Table& a, const Table& b) {
+  return std::tie(a.database, a.name) < std::tie(b.database, b.name);
+}
+
 std::vector<std::string> read_databases(Session& session, const Deadline& deadline) {
   std::vector<std::string> result;
   for (Session::Row& row :
@@ -97,8 +101,7 @@ Catalogue read_catalogue(Session& session, const Deadline& deadline) {
                     deadline))
     result.tables.push_back(
         {std::move(row.at(0)), std::move(row.at(1)), std::move(row.at(2)), row.at(3) == "SEQUENCE", false, false});
-  std::sort(result.tables.begin(), result.tables.end(),
-            [](const Table& a, const Table& b) { return std::tie(a.database, a.name) < std::tie(b.database, b.name); });
+  std::sort(result.tables.begin(), result.tables.end(), comes_before);
   return result;
 }
 

@@ -50,6 +50,9 @@ struct Table {
   [[nodiscard]] bool holdable() const;
 };
 
+/// The order of a catalogue's tables.
+[[nodiscard]] bool comes_before(const Table& a, const Table& b);
+
 /// What the server holds besides its own system databases; both in ascending order.
 struct Catalogue {
   std::vector<std::string> databases;
