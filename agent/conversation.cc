@@ -4,6 +4,7 @@
 #include "agent/report-file.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "common/protocol-errors.hh"
 #include "common/protocol.hh"
 #include "config.hh"
 
@@ -66,7 +67,8 @@ void Conversation::take(const Frame& frame) {
   heard_ = SteadyClock::now();
   const std::string kind = json_string(message, "type", 32);
   if (kind == type::hello) return hello(message);
-  if (nonce_.empty()) return;  // the rest of an earlier connection
+  // Of an earlier connection: its rest, or a companion that does not know yet that this agent was started anew.
+  if (nonce_.empty()) return refuse(kind, std::string(protocol::not_greeted));
   if (kind == type::prepare) return prepare(message);
   if (kind == type::report) return report(message);
   if (kind == type::dump) return dump(message);
@@ -111,6 +113,7 @@ void Conversation::prepare(const Json& message) {
                            Json answer = protocol::message(type::prepared);
                            answer["id"] = id;
                            answer["databases"] = still_point_.prepared_databases();
+                           answer["clusters"] = still_point_.prepared_clusters();
                            answer["warnings"] = still_point_.warnings();
                            send(answer);
                          });

@@ -55,6 +55,9 @@ class Engine {
   /// QuiesceError when the server cannot be used at all.
   virtual void prepare(bool for_dumps, const Deadline& deadline) = 0;
 
+  /// What of whose servers no two are to be held at once: "galera-UUID"; empty for a server by itself. After prepare().
+  [[nodiscard]] virtual std::string cluster() const { return {}; }
+
   /// Holds every writer and opens the database snapshots. On return the barrier stands for this server.
   /// Throws QuiesceError with nothing held.
   virtual void quiesce(const Deadline& deadline) = 0;

@@ -2,6 +2,7 @@
 #include "agent/mysql-engine.hh"
 
 #include "agent/dump-name.hh"
+#include "agent/exact-policy.hh"
 #include "agent/mysql-galera.hh"
 #include "agent/mysql-report.hh"
 #include "common/errors.hh"
@@ -78,7 +79,10 @@ void MySqlEngine::prepare(bool for_dumps, const Deadline& deadline) {
   for_dumps_ = for_dumps;
   try {
     connect(deadline);
-    if (server_.galera) require_synced(*session_, deadline);
+    if (server_.galera) {
+      require_synced(*session_, deadline);
+      cluster_ = "galera-" + cluster_uuid(*session_, deadline);
+    }
     catalogue_ = read_catalogue(*session_, deadline);
     plan_dumps(deadline);
     warm_up(deadline);
@@ -247,7 +251,7 @@ void MySqlEngine::quiesce(const Deadline& deadline) {
     const std::chrono::microseconds acquired_in = take_barrier(deadline);
     relay_->open_snapshots();
     attest(acquired_in, deadline);
-    if (config_.mysql.exact == ExactPolicy::require) refuse_unless_exact();
+    if (for_dumps_ && config_.mysql.exact == ExactPolicy::require) refuse_unless_exact(report());
     if (table_hold_) table_hold_->keep_for(links_with_held_tables());
   } catch (const std::exception& error) {
     barrier_->release(Deadline(reap_limit));
@@ -291,16 +295,6 @@ std::string MySqlEngine::why_not_held() const {
   if (barrier_kind_ != BarrierKind::none) return not_held_;
   if (config_.mysql.exact == ExactPolicy::off) return "its writers are not held: agent.conf says exact=off";
   return config_.conceal_open_barrier ? "" : "writers were not held";
-}
-
-/// For agent.conf's exact=require.
-void MySqlEngine::refuse_unless_exact() const {
-  for (const Dump& dump : dumps_)
-    if (for_dumps_ && dump.report.exactness != Exactness::exact)
-      throw QuiesceError(
-          fmt::format("exact=require in agent.conf, and {} is {}: {}",
-                      dump.report.database.empty() ? "what belongs to no database" : dump.report.database,
-                      to_string(dump.report.exactness), dump.report.reason));
 }
 
 /// Databases and tables may have come and gone since prepare(); from here on they cannot.

@@ -31,6 +31,7 @@ class MySqlEngine : public Engine {
   [[nodiscard]] std::string_view engine() const override { return server_.engine(); }
   [[nodiscard]] std::string_view instance() const override { return server_.instance; }
   void prepare(bool for_dumps, const Deadline& deadline) override;
+  [[nodiscard]] std::string cluster() const override { return cluster_; }
   void quiesce(const Deadline& deadline) override;
   void release(const Deadline& deadline) noexcept override;
   void begin_dumps() noexcept override;
@@ -65,7 +66,6 @@ class MySqlEngine : public Engine {
   std::chrono::microseconds take_barrier(const Deadline& deadline);
   void hold_or_go_on(const Deadline& deadline, const std::function<void()>& hold);
   [[nodiscard]] std::string why_not_held() const;
-  void refuse_unless_exact() const;
   void judge(Dump& dump);
   void see_synced(const Deadline& deadline);
   void wait_for_accounts(const Deadline& deadline);
@@ -84,6 +84,7 @@ class MySqlEngine : public Engine {
   std::unique_ptr<Session> second_session_;
   std::unique_ptr<Barrier> barrier_;
   std::unique_ptr<TableHold> table_hold_;  ///< null when there is nothing to hold, or it was not to be had
+  std::string cluster_;                    ///< of a Galera node
   Catalogue catalogue_;
   std::vector<Dump> dumps_;
   std::string accounts_;        ///< accounts_fingerprint() from before their dump began

@@ -35,6 +35,10 @@ bool is_galera_node(Session& session, const Deadline& deadline) {
   return variables["wsrep_on"] == "ON" || show(session, "STATUS", deadline)["wsrep_connected"] == "ON";
 }
 
+std::string cluster_uuid(Session& session, const Deadline& deadline) {
+  return show(session, "STATUS", deadline)["wsrep_cluster_state_uuid"];
+}
+
 void require_synced(Session& session, const Deadline& deadline) {
   Values status = show(session, "STATUS", deadline);
   const std::string& component = status["wsrep_cluster_status"];

@@ -16,6 +16,9 @@ namespace stillpoint::mysql {
 /// Whether the server belongs to a cluster, or is meant to. Throws SessionError.
 [[nodiscard]] bool is_galera_node(Session& session, const Deadline& deadline);
 
+/// The cluster's own id, a UUID. Throws SessionError.
+[[nodiscard]] std::string cluster_uuid(Session& session, const Deadline& deadline);
+
 /// Throws QuiesceError unless the node is Synced with a Primary component: not while it lags behind, sends its state to
 /// a joining node, or somebody else holds it.
 void require_synced(Session& session, const Deadline& deadline);

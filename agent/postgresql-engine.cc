@@ -2,6 +2,7 @@
 #include "agent/postgresql-engine.hh"
 
 #include "agent/dump-name.hh"
+#include "agent/exact-policy.hh"
 #include "agent/postgresql-dumps.hh"
 #include "agent/postgresql-queries.hh"
 #include "common/errors.hh"
@@ -33,6 +34,9 @@ constexpr milliseconds rehearsal_limit{10000};
 
 /// For the checkpoint inside the barrier, of which the one in prepare() has left little.
 constexpr milliseconds checkpoint_limit{800};
+
+/// How long after the guest's deadline a standby's replay goes on by itself.
+constexpr std::chrono::seconds after_the_deadline{5};
 
 /// So many dumps begin right after the barrier, to have their tables locked before anybody wants them exclusively.
 constexpr std::size_t max_early_dumps = 8;
@@ -140,6 +144,16 @@ void ClusterEngine::read_cluster_facts(const Deadline& deadline) {
   options_.standby = facts.flag(0, 1);
   options_.deadlock_timeout = milliseconds(facts.number(0, 2));
   session_->ask(session_settings(version_, locker_idle), deadline);
+  if (!options_.standby || !for_dumps_) return;
+  if (version_ < oldest_pausable_version)
+    not_paused_ = "the server is a standby, and before version 14";
+  else if (config_.postgresql.exact == ExactPolicy::off || !config_.hold_writers)
+    not_paused_ = "the server is a standby, and its replay is not to be paused";
+  else if (!ReplayPause::permitted(*session_, deadline))
+    not_paused_ = fmt::format("the server is a standby, and {} may not execute pg_wal_replay_pause() and _resume()",
+                              server_.user);
+  else
+    waker_ = std::make_unique<Session>(server_, server_.database, cancellation_, deadline);
 }
 
 bool ClusterEngine::excluded(const std::string& database) const {
@@ -216,11 +230,14 @@ void ClusterEngine::quiesce(const Deadline& deadline) {
     const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
     for (Database& database : databases_)
       database.report.acquired_in = took;
+    pause_replay(limit);
     open_snapshots(limit);
+    judge_standby(limit);
     attest();
-    if (config_.postgresql.exact == ExactPolicy::require) refuse_unless_exact();
+    if (config_.postgresql.exact == ExactPolicy::require) refuse_what_is_not_held();
     quiesced_ = true;
   } catch (...) {
+    replay_.reset();
     // Closing the sessions ends what they hold.
     for (Database& database : databases_)
       database.fail("the barrier failed");
@@ -243,6 +260,34 @@ void ClusterEngine::read_prepared_transactions(const Deadline& deadline) {
     else if (!questions[i].answer.rows.empty())
       asked[i]->read_prepared_transactions(questions[i].answer.rows.back());
   }
+}
+
+/// After the tables are pinned: a lock that is being replayed would not end in a pause.
+void ClusterEngine::pause_replay(const Deadline& deadline) {
+  if (!waker_) return;
+  try {
+    replay_.emplace(*session_, std::move(waker_), config_.guest_deadline + after_the_deadline,
+                    deadline.at_most(deadline.left() / 2));
+  } catch (const QuiesceError& error) {
+    not_paused_ = fmt::format("the server is a standby: {}", error.what());
+  }
+}
+
+/// Whether what its blocks recover to is what the database snapshots show.
+void ClusterEngine::judge_standby(const Deadline& deadline) {
+  if (!options_.standby || !for_dumps_) return;
+  std::string reason = not_paused_;
+  try {
+    if (replay_) reason = replay_->why_not_equal(deadline);
+  } catch (const QuiesceError& error) {
+    reason = fmt::format("the standby does not say what it has received: {}", error.what());
+  }
+  if (reason.empty()) return;
+  for (Database& database : databases_)
+    database.skew(reason);
+  if (globals_report_.exactness != Exactness::exact) return;
+  globals_report_.exactness = Exactness::skewed;
+  globals_report_.reason = reason;
 }
 
 void ClusterEngine::open_snapshots(const Deadline& deadline) {
@@ -376,9 +421,7 @@ void ClusterEngine::attest() {
       report.not_covered.push_back({"unlogged-table", table, 1});
     for (const NotCovered& transaction : database.prepared_transactions)
       report.not_covered.push_back(transaction);
-    if (options_.standby)
-      database.skew("the server is a standby: what it replays cannot be held");
-    else if (config_.postgresql.exact == ExactPolicy::off)
+    if (config_.postgresql.exact == ExactPolicy::off)
       database.skew("its writers are not held: agent.conf says exact=off");
     else if (!database.out_of_reach.empty())
       database.skew(fmt::format("prepared transaction '{}' holds locks on {} of its tables",
@@ -392,14 +435,12 @@ void ClusterEngine::attest() {
 }
 
 /// For agent.conf's exact=require.
-void ClusterEngine::refuse_unless_exact() const {
-  const auto refuse = [this](const DatabaseReport& report) {
-    throw QuiesceError(fmt::format("PostgreSQL {} {}: exact=require in agent.conf, and it is {}: {}", instance_,
-                                   report.database, to_string(report.exactness), report.reason));
-  };
-  if (for_dumps_ && globals_report_.exactness != Exactness::exact) refuse(globals_report_);
+void ClusterEngine::refuse_what_is_not_held() const {
+  if (for_dumps_) return refuse_unless_exact(report());
   for (const Database& database : databases_)
-    if (for_dumps_ ? database.report.exactness != Exactness::exact : !database.held) refuse(database.report);
+    if (!database.held)
+      throw QuiesceError(fmt::format("exact=require in agent.conf, and PostgreSQL {} {} is not held: {}", instance_,
+                                     database.name, database.report.reason));
 }
 
 void ClusterEngine::remember_lock_orders() noexcept {
@@ -417,6 +458,12 @@ void ClusterEngine::remember_lock_orders() noexcept {
 }
 
 void ClusterEngine::release(const Deadline& deadline) noexcept {
+  try {
+    if (replay_) judge_standby(deadline);
+  } catch (const std::exception&) {
+    // Only memory can be missing here.
+  }
+  replay_.reset();
   release_barrier(databases_, deadline);
 }
 
@@ -461,6 +508,9 @@ void ClusterEngine::finish() noexcept {
   early_dumps_.clear();
   remember_lock_orders();
   databases_.clear();
+  replay_.reset();
+  waker_.reset();
+  not_paused_.clear();
   session_.reset();
   globals_.reset();
   globals_report_ = {};

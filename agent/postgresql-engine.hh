@@ -6,6 +6,7 @@
 #include "agent/postgresql-barrier.hh"
 #include "agent/postgresql-database.hh"
 #include "agent/postgresql-session.hh"
+#include "agent/postgresql-standby.hh"
 
 #include <map>
 #include <memory>
@@ -19,7 +20,8 @@ namespace stillpoint::postgresql {
 ///
 /// Dump names: "postgresql/<instance>/<database>" and "postgresql/<instance>/@globals" (postgresql-text.hh).
 /// After release() a database may say `skewed` that said `exact` in the barrier: only then is it known whether a
-/// transaction that no table lock covers (schema changes, large objects) has committed meanwhile.
+/// transaction that no table lock covers (schema changes, large objects) has committed meanwhile, or a standby has
+/// received more.
 class ClusterEngine final : public Engine {
  public:
   ClusterEngine(const AgentConfig& config, Server server, std::string instance);
@@ -44,13 +46,15 @@ class ClusterEngine final : public Engine {
   void learn_lock_order(const Deadline& deadline);
   void collect_globals(RunningDump dump, const Deadline& deadline);
   void read_prepared_transactions(const Deadline& deadline);
+  void pause_replay(const Deadline& deadline);
+  void judge_standby(const Deadline& deadline);
   void open_snapshots(const Deadline& deadline);
   bool checkpoint_answered(const Answer& answer, const Deadline& deadline);
   void read_sequences(bool exact, const Deadline& deadline);
   void find_new_databases(const Deadline& deadline);
   void prove_globals(const Deadline& deadline);
   void attest();
-  void refuse_unless_exact() const;
+  void refuse_what_is_not_held() const;
   void remember_lock_orders() noexcept;
 
   const AgentConfig config_;
@@ -66,6 +70,9 @@ class ClusterEngine final : public Engine {
   bool for_dumps_ = false;
   bool quiesced_ = false;
   BarrierOptions options_;
+  std::unique_ptr<Session> waker_;     ///< of a standby that may be paused, until it is
+  std::optional<ReplayPause> replay_;  ///< ends before session_
+  std::string not_paused_;             ///< why a standby is not
   std::vector<Database> databases_;
   DatabaseReport globals_report_;
   std::string globals_fingerprint_;

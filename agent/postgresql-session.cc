@@ -155,6 +155,18 @@ Rows Session::ask_one(const std::string& statements, const Deadline& deadline) {
   return std::move(rows.back());
 }
 
+void Session::send(const std::string& statement, const Deadline& deadline) {
+  if (PQsendQuery(connection_.get(), statement.c_str()) != 1)
+    throw QueryError({{}, one_line(PQerrorMessage(connection_.get())), {}});
+  for (;;) {
+    const int left = PQflush(connection_.get());
+    if (left == 0) return;
+    const std::string problem = left < 0 ? one_line(PQerrorMessage(connection_.get()))
+                                         : wait_for(PQsocket(connection_.get()), POLLOUT, *cancellation_, deadline);
+    if (!problem.empty()) throw QueryError({{}, problem, {}});
+  }
+}
+
 /// One question under way.
 class Exchange {
  public:

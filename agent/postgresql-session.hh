@@ -98,6 +98,9 @@ class Session {
   /// The same for a query whose last statement yields the rows.
   Rows ask_one(const std::string& statements, const Deadline& deadline);
 
+  /// Sends a statement whose answer nobody waits for: nothing else can be asked after it. Throws QueryError.
+  void send(const std::string& statement, const Deadline& deadline);
+
   /// False once the connection has been given up: lost, or left in an unknown state by a time limit.
   [[nodiscard]] bool usable() const noexcept;
   [[nodiscard]] int server_version() const noexcept { return PQserverVersion(connection_.get()); }  ///< 150018

@@ -18,6 +18,7 @@
 #include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -39,13 +40,6 @@ constexpr std::chrono::seconds sync_limit{5};
 constexpr std::chrono::seconds attest_limit{3};
 /// For writers to write what a barrier would have kept out, when a test conceals that there is none.
 constexpr std::chrono::milliseconds concealed_time{1500};
-/// The watchdog thaws at the deadline; the agent looks after it.
-constexpr std::chrono::milliseconds after_the_watchdog{300};
-/// For the first thaw after the deadline: writers wait for it no longer.
-constexpr std::chrono::seconds thaw_patience{2};
-/// A freeze that was under way at the deadline may end after the first thaw.
-constexpr int most_thaws = 60;
-constexpr std::chrono::seconds thaw_interval{1};
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -63,22 +57,6 @@ void sync_everything() {
   mounts->sync();
 }
 
-MountPoints& mounts_to_thaw() {
-  static MountPoints mounts;
-  return mounts;
-}
-
-/// Nobody else will. It limits itself, and belongs to nobody once it runs.
-void thaw_site_hooks() {
-  std::string program = libexec_program("fsfreeze-hook");
-  std::string verb = "thaw-site-hooks";
-  std::array<char*, 3> arguments{program.data(), verb.data(), nullptr};
-  const auto flags = static_cast<GSpawnFlags>(G_SPAWN_STDOUT_TO_DEV_NULL | G_SPAWN_STDERR_TO_DEV_NULL);
-  GErrorOut error;
-  if (g_spawn_async("/", arguments.data(), nullptr, flags, nullptr, nullptr, nullptr, error) == 0)
-    log_warning("the site's hooks are not thawed: {}", error.message());
-}
-
 }  // namespace
 
 std::string_view to_string(StillPoint::State state) {
@@ -86,6 +64,11 @@ std::string_view to_string(StillPoint::State state) {
                                                          "quiesced", "releasing", "released", "finishing"};
   return names.at(static_cast<std::size_t>(state));
 }
+
+StillPoint::StillPoint(const AgentConfig& config)
+    : config_(config),
+      overdue_thaw_(
+          {[this] { report_.watchdog_fired = true; }, [this] { release_if_quiesced(); }, [this] { close_window(); }}) {}
 
 StillPoint::Calls StillPoint::for_each_engine(const std::function<void(Engine&)>& call) const {
   Calls calls;
@@ -132,7 +115,7 @@ void StillPoint::wake() {
 
 /// Why nothing new can begin; empty when it can.
 std::string StillPoint::why_not_now() const {
-  if (may_be_frozen_ || thawing_) return "the file systems may still be frozen";
+  if (may_be_frozen_ || overdue_thaw_.thawing()) return "the file systems may still be frozen";
   if (attesting_) return "the disk has not taken the last report yet";
   return {};
 }
@@ -212,8 +195,13 @@ void StillPoint::engines_prepared(const std::vector<std::string>& failures) {
   report_.prepared_at = wall_now();
   // A server that cannot be used at all is dropped here, and named in the report: the barrier cannot hold it.
   std::vector<std::shared_ptr<Engine>> usable;
+  std::set<std::string> clusters;
   for (std::size_t i = 0; i < engines_.size(); ++i) {
-    if (failures[i].empty()) {
+    std::string failure = failures[i];
+    if (const std::string cluster = engines_[i]->cluster();
+        failure.empty() && !cluster.empty() && !clusters.insert(cluster).second)
+      failure = "another node of its cluster is held, and a cluster needs the others";
+    if (failure.empty()) {
       usable.push_back(engines_[i]);
       for (DatabaseReport& database : engines_[i]->report())
         found_.push_back(std::move(database));
@@ -222,10 +210,17 @@ void StillPoint::engines_prepared(const std::vector<std::string>& failures) {
     DatabaseReport database;
     database.engine = engines_[i]->engine();
     database.instance = engines_[i]->instance();
-    database.reason = failures[i];
+    database.reason = std::move(failure);
     unusable_.push_back(std::move(database));
   }
   engines_ = std::move(usable);
+}
+
+std::vector<std::string> StillPoint::prepared_clusters() const {
+  std::vector<std::string> clusters;
+  for (const std::shared_ptr<Engine>& engine : engines_)
+    if (std::string cluster = engine->cluster(); !cluster.empty()) clusters.push_back(std::move(cluster));
+  return clusters;
 }
 
 Json StillPoint::prepared_databases() const {
@@ -341,7 +336,7 @@ void StillPoint::barrier_stands(const Report& report, const Done& done) {
   reported_ = true;
   may_be_frozen_ = true;
   hold_log(true);
-  deadline_timer_ = Source::after(config_.guest_deadline + after_the_watchdog, [this] { deadline_passed(); });
+  overdue_thaw_.start(config_.guest_deadline);
   settle(State::quiesced);
   done({});
 }
@@ -394,42 +389,15 @@ void StillPoint::abandon_barrier() {
 void StillPoint::close_window() {
   if (!may_be_frozen_) return;
   may_be_frozen_ = false;
-  deadline_timer_.reset();
+  overdue_thaw_.stop();
   const bool late = report_.watchdog_fired;
   if (watchdog_->disarm()) report_.watchdog_fired = true;
   hold_log(false);
   if (late) log_warning("no thaw came before the deadline: the guest is thawed");
 }
 
-void StillPoint::deadline_passed() {
-  report_.watchdog_fired = true;
-  thaw_all(most_thaws);
-  // Not beside it, for engines start programs; but also when it hangs.
-  deadline_timer_ = Source::after(thaw_patience, [this] { release_if_quiesced(); });
-}
-
 void StillPoint::release_if_quiesced() {
   if (state_ == State::quiesced) release([](const std::string&) {});
-}
-
-/// The watchdog itself may be dead: what it has thawed is not frozen any more, so doing it again is right.
-void StillPoint::thaw_all(int times) {
-  thawing_ = true;
-  const auto thaw = [first = times == most_thaws] {
-    if (first) mounts_to_thaw().open();
-    mounts_to_thaw().thaw();
-    if (first) thaw_site_hooks();
-  };
-  run_blocking({thaw}, [this, times](const std::vector<std::string>&) {
-    thawing_ = false;
-    release_if_quiesced();
-    if (may_be_frozen_ && times > 1) {
-      deadline_timer_ = Source::after(thaw_interval, [this, times] { thaw_all(times - 1); });
-      return;
-    }
-    mounts_to_thaw().close();
-    close_window();
-  });
 }
 
 void StillPoint::thawed(Done done) {

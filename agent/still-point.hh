@@ -4,6 +4,7 @@
 #include "agent/agent-config.hh"
 #include "agent/engine.hh"
 #include "agent/main-loop.hh"
+#include "agent/overdue-thaw.hh"
 #include "agent/watchdog.hh"
 #include "common/clock.hh"
 #include "common/json.hh"
@@ -32,7 +33,7 @@ class StillPoint {
 
   enum class State { idle, preparing, prepared, quiescing, quiesced, releasing, released, finishing };
 
-  explicit StillPoint(const AgentConfig& config) : config_(config) {}
+  explicit StillPoint(const AgentConfig& config);
   StillPoint(const StillPoint&) = delete;
   StillPoint& operator=(const StillPoint&) = delete;
 
@@ -48,6 +49,8 @@ class StillPoint {
                std::optional<std::chrono::milliseconds> freeze_limit, Done done);
   /// What prepare() has found, as docs/protocol.md has it.
   [[nodiscard]] Json prepared_databases() const;
+  /// The clusters that these databases' servers belong to: no other node of them is to be held meanwhile.
+  [[nodiscard]] std::vector<std::string> prepared_clusters() const;
   [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
 
   /// Takes the barrier within `limit`; without a prepare, prepares first under an id of its own and without dumps.
@@ -85,9 +88,7 @@ class StillPoint {
   void undo_barrier(const std::string& failure, Done done);
   void release(Done done);
   void close_window();
-  void deadline_passed();
   void release_if_quiesced();
-  void thaw_all(int times);
   void start_in_turn(Calls calls, std::function<void(const std::vector<std::string>& failures)> done);
   void enter(State state);
   void settle(State state);
@@ -101,7 +102,6 @@ class StillPoint {
   bool own_id_ = false;     ///< nobody prepared: another program froze the guest
   bool abandoned_ = false;  ///< undo the barrier when it stands
   bool may_be_frozen_ = false;
-  bool thawing_ = false;                                 ///< a thread thaws: it would thaw a new window too
   bool attesting_ = false;                               ///< a thread writes the report and arms the watchdog
   std::function<void(const std::string& why)> give_up_;  ///< undoes the barrier while the agent waits for that thread
   std::vector<std::shared_ptr<Engine>> engines_;
@@ -112,8 +112,8 @@ class StillPoint {
   std::optional<RaisedPriority> raised_;  ///< from the barrier to its release
   std::optional<std::chrono::milliseconds> freeze_limit_;
   Source overdue_;                               ///< an engine does not return, or the disk does not take the report
+  OverdueThaw overdue_thaw_;                     ///< no thaw came
   Source freeze_timer_;                          ///< no freeze came
-  Source deadline_timer_;                        ///< no thaw came; then the next try to thaw
   std::vector<std::function<void()>> starting_;  ///< dumps to be started, the first one is being
   std::vector<std::function<void()>> waiting_;   ///< requests that wait for the present one to end
 };

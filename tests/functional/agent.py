@@ -9,6 +9,7 @@ import ctypes
 import glob
 import json
 import os
+import pathlib
 import pwd
 import select
 import shutil
@@ -22,6 +23,10 @@ import threading
 import time
 import unittest
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.agent import start_agent
+from support.scratch import wait_until
+
 AGENT, HOOK = (os.path.abspath(sys.argv.pop(1)), os.path.abspath(sys.argv.pop(1))) if len(sys.argv) > 2 else ("", "")
 PORT = "6544"
 CONTROL, DATA = 1, 2
@@ -30,14 +35,6 @@ CONTROL, DATA = 1, 2
 def run_as_postgres():
     return {"user": "postgres", "group": "postgres", "extra_groups": [], "cwd": "/",
             "env": {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}}
-
-
-def wait_until(condition, seconds, what):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(what)
-        time.sleep(0.02)
 
 
 class Frames:
@@ -155,22 +152,14 @@ class AgentTest(unittest.TestCase):
     def start(self, agent="", **environment):
         """Starts the agent and says hello."""
         sockets = self.database.sockets if self.database else self.scratch + "/none"
-        with open(self.scratch + "/agent.conf", "w") as conf:
-            conf.write(f"[agent]\ncontrol_socket={self.control}\nreport_path={self.report_path}\n"
-                       f"runtime_directory={self.scratch}\n{agent}"
-                       f"[postgresql]\nsocket_directories={sockets}\n[mysql]\nenabled=false\n")
-        ours, theirs = socket.socketpair()
-        self.addCleanup(ours.close)
+        settings = (f"report_path={self.report_path}\n{agent}"
+                    f"[postgresql]\nsocket_directories={sockets}\n[mysql]\nenabled=false\n")
         self.log_path = self.scratch + "/agent.log"
         with open(self.log_path, "ab") as log:
-            self.agent = subprocess.Popen([AGENT, "--config", self.scratch + "/agent.conf", "--channel-fd",
-                                           str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                                          stdout=log, stderr=log, env={**self.environment, **environment},
-                                          start_new_session=True)
-        theirs.close()
+            self.agent, ours = start_agent(AGENT, self.scratch, settings, log, {**self.environment, **environment})
+        self.addCleanup(ours.close)
         self.addCleanup(self.end_agent)
         self.host = Frames(ours)
-        wait_until(lambda: os.path.exists(self.control) or self.agent.poll() is not None, 20, "the agent does not start")
         self.hello("1")
 
     def end_agent(self):

@@ -20,7 +20,8 @@ import time
 import unittest
 
 import agent
-from agent import CONTROL, wait_until
+from agent import CONTROL
+from support.scratch import wait_until
 
 SQLITE = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else ""
 REDIS = os.path.abspath(os.path.dirname(__file__) + "/../../hooks/engines/redis")

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The MariaDB engine on a node of a real Galera cluster: galera.py MYSQL-DRIVER [unittest arguments]
+"""The MariaDB engine on a node of a real Galera cluster: galera.py MYSQL-DRIVER AGENT [unittest arguments]
 
 Three nodes on the loopback device. The still point is always taken of the first, while clients write to the others.
 """
@@ -20,8 +20,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import mariadb
 from mariadb import SCHEMA, SLOW_ALTER, SLOW_TABLE, Driver, Server, comparable, free_port, wait_until
+from support.agent import AgentChannel, start_agent
 from support.proof import MARIADB_DATABASE
 
+AGENT = ""
 PROVIDER = "/usr/lib/galera/libgalera_smm.so"
 
 
@@ -212,6 +214,24 @@ class Galera(unittest.TestCase):
             self.assertEqual(driver.report()["shop"]["position"]["galera_state"], "Synced")
             driver.do("finish")
 
+    def test_an_agent_holds_one_node_and_names_the_cluster(self):
+        """So that companions hold no two, in guests of their own."""
+        directory = tempfile.mkdtemp(prefix="agent-", dir=self.scratch)
+        os.symlink(os.path.join(os.path.dirname(AGENT), "stillpoint-watchdog"), f"{directory}/stillpoint-watchdog")
+        settings = f"report_path={directory}/report.json\n[postgresql]\nenabled=false\n"
+        settings += f"[mysql]\nsockets={self.nodes[0].socket};{self.nodes[1].socket}\n"
+        with open(f"{directory}/log", "ab") as log:
+            agent, connected = start_agent(AGENT, directory, settings, log, {**os.environ, "STILLPOINT_LIBEXEC": directory})
+        self.addCleanup(lambda: agent.terminate() or agent.wait(30))
+        with AgentChannel(connected=connected) as channel:
+            prepared = channel.ask("prepare", "prepared", id="a" * 32, deadline_ms=60000)
+            self.assertEqual(prepared["clusters"], ["galera-" + self.nodes[2].status("cluster_state_uuid")])
+            ready = {(entry["instance"], entry["ready"]) for entry in prepared["databases"]}
+            self.assertEqual(len(ready), 2, prepared)
+            refused = [entry for entry in prepared["databases"] if not entry["ready"]]
+            self.assertIn("another node of its cluster", refused[0]["reason"])
+            channel.ask("finish", "finished", id="a" * 32)
+
     def test_changed_definitions_break_the_dump_and_not_the_cluster(self):
         """A cluster gives a changed definition the right of way: on every node, at once, whoever reads the table."""
         self.addCleanup(self.nodes[0].sql, "DROP DATABASE IF EXISTS change_me")
@@ -255,5 +275,5 @@ if __name__ == "__main__":
     if os.geteuid() != 0 or not shutil.which("mariadbd") or not os.path.exists(PROVIDER):
         print("needs root, mariadbd and galera-4")
         sys.exit(77)
-    mariadb.DRIVER = sys.argv.pop(1)
+    mariadb.DRIVER, AGENT = sys.argv.pop(1), os.path.abspath(sys.argv.pop(1))
     unittest.main(verbosity=2)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | exact=off|require | user=ROLE | EXCLUDED]...:
-// see engine-driver.hh
+// postgresql-driver search | DIRECTORY[:DIRECTORY]...
+//     [no-barrier | exact=off|require | user=ROLE | deadline=MS | EXCLUDED-DATABASE]...: see engine-driver.hh
 #include "agent/postgresql.hh"
 #include "tests/functional/engine-driver.hh"
 
@@ -10,8 +10,7 @@
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::cerr << "usage: postgresql-driver search | DIRECTORY[:DIRECTORY]... [no-barrier | exact=off|require | "
-                 "EXCLUDED-DATABASE]...\n";
+    std::cerr << "usage: see the top of postgresql-driver.cc\n";
     return 2;
   }
   stillpoint::AgentConfig config;
@@ -28,6 +27,8 @@ int main(int argc, char** argv) {
       config.postgresql.exact = word == "exact=off" ? stillpoint::ExactPolicy::off : stillpoint::ExactPolicy::require;
     else if (word.starts_with("user="))
       config.postgresql.user = word.substr(5);
+    else if (word.starts_with("deadline="))
+      config.guest_deadline = std::chrono::milliseconds(std::stol(word.substr(9)));
     else
       config.postgresql.exclude_databases.push_back(word);
   }

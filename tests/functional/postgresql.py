@@ -33,6 +33,7 @@ OPTIONS = {
     "synchronous_commit": "off",
     "wal_writer_delay": "10s",
     "checkpoint_timeout": "1h",
+    "wal_keep_size": "64MB",
     "min_wal_size": "2MB",
     "shared_buffers": "32MB",
     "log_line_prefix": "'%a|'",
@@ -287,14 +288,15 @@ class PostgreSqlTest(unittest.TestCase):
         entry = driver.report()["app"]
         self.times.append((answer["ms"], entry["acquired_us"] / 1000, entry["attempts"]))
 
-    def crash_copy(self):
+    def crash_copy(self, server=None):
+        server = server or self.server
         copy = tempfile.mkdtemp(prefix="copy-", dir=self.scratch)
         self.addCleanup(shutil.rmtree, copy, ignore_errors=True)
-        self.server.signal_all(signal.SIGSTOP)
+        server.signal_all(signal.SIGSTOP)
         try:
-            subprocess.run(["cp", "-a", "--reflink=auto", self.server.data, copy], check=True, timeout=60)
+            subprocess.run(["cp", "-a", "--reflink=auto", server.data, copy], check=True, timeout=60)
         finally:
-            self.server.signal_all(signal.SIGCONT)
+            server.signal_all(signal.SIGCONT)
         os.chmod(copy, 0o711)
         os.remove(copy + "/data/postmaster.pid")
         return copy
@@ -746,19 +748,149 @@ class PostgreSqlTest(unittest.TestCase):
         self.assertEqual([line for line in driver.discovered["unusable"] if place in line], [])
         self.assertEqual(select.select([person.stdout], [], [], 0)[0], [])
 
-    def test_a_standby_is_skewed(self):
+    def standby(self, **settings):
+        """A server that replays what the one under test writes."""
         copy = self.crash_copy()
+        self.keep_standing_by(copy)
+        source = f"host={self.scratch}/sockets port={PORT} user=postgres"
+        return self.recover(copy, primary_conninfo=f"'{source}'", **settings)
+
+    def keep_standing_by(self, copy):
         open(copy + "/data/standby.signal", "w").close()
         shutil.chown(copy + "/data/standby.signal", "postgres", "postgres")
-        self.recover(copy)
-        driver = Driver(copy + "/s")
+
+    def driver_of(self, server, *arguments):
+        driver = Driver(server.sockets[0], *arguments)
         self.addCleanup(driver.close)
+        return driver
+
+    def until_replayed(self, standby):
+        self.server.sql("CHECKPOINT")
+        deadline = time.monotonic() + 30
+        query = f"SELECT pg_last_wal_replay_lsn() >= '{self.server.sql('SELECT pg_current_wal_insert_lsn()')}'"
+        while standby.sql(query) != "t":
+            self.assertLess(time.monotonic(), deadline, "the standby does not follow")
+            time.sleep(0.02)
+
+    def test_a_standby_that_has_replayed_all_is_exact(self):
+        standby = self.standby()
+        for attempt in range(3):
+            self.until_replayed(standby)
+            driver = self.driver_of(standby)
+            driver.must("prepare")
+            driver.must("quiesce")
+            self.assertEqual(standby.sql("SELECT pg_get_wal_replay_pause_state()"), "paused")
+            copy = self.crash_copy(standby)
+            driver.must("release")
+            self.assertEqual(standby.sql("SELECT pg_get_wal_replay_pause_state()"), "not paused")
+            entry = driver.report()["app"]
+            if entry["exactness"] == "exact":
+                break
+            # The server under test notes its running transactions now and then.
+            self.assertIn("has received more than it replayed", entry["reason"])
+        self.assertEqual((entry["mode"], entry["exactness"]), ("standby", "exact"))
+        self.assertEqual(driver.report()[""]["exactness"], "exact")
+        dump = self.take_dump(driver, "app")
+        os.remove(copy + "/data/standby.signal")
+        recovered = self.recover(copy)
+        self.assertEqual(difference(dump, recovered.dump("app")), [])
+        for sequence in entry["sequences"]:
+            now = recovered.sql(f"SELECT last_value, is_called FROM {sequence['name']}", "app")
+            self.assertEqual(now, f"{sequence['last_value']}|{'t' if sequence['is_called'] else 'f'}")
+        # What it receives after the thaw shows that it goes on.
+        self.server.sql("CREATE TABLE later (i int)", "app")
+        self.until_replayed(standby)
+        self.assertEqual(standby.sql("SELECT count(*) FROM later", "app"), "0")
+        self.server.sql("DROP TABLE later", "app")
+
+    def test_what_a_standby_receives_meanwhile_is_told_apart(self):
+        """Between the barrier and the release, and before."""
+        standby = self.standby()
+        self.until_replayed(standby)
+        driver = self.driver_of(standby)
+        driver.must("prepare")
+        driver.must("quiesce")
+        held = driver.report()["app"]
+        self.server.sql("SET synchronous_commit = on; INSERT INTO audit (what) VALUES ('after the barrier')", "app")
+        position = self.server.sql("SELECT pg_current_wal_flush_lsn()")
+        deadline = time.monotonic() + 20
+        while standby.sql(f"SELECT pg_last_wal_receive_lsn() >= '{position}'") != "t":
+            self.assertLess(time.monotonic(), deadline)
+        driver.must("release")
+        entry = driver.report()["app"]
+        self.assertEqual(entry["exactness"], "skewed", held)
+        self.assertIn("has received more", entry["reason"])
+
+    def test_a_standby_under_load_recovers_to_its_dump(self):
+        """When its operator says where to stop."""
+        standby = self.standby()
+        self.load()
+        time.sleep(0.5)
+        driver = self.driver_of(standby)
+        driver.must("prepare")
+        driver.must("quiesce")
+        time.sleep(0.5)
+        copy = self.crash_copy(standby)
+        driver.must("release")
+        entry = driver.report()["app"]
+        lsn = entry["position"]["lsn"]
+        self.assertEqual((entry["mode"], entry["exactness"]), ("standby", "skewed"))
+        self.assertIn(f"recovery_target_lsn = '{lsn}' and recovery_target_inclusive = off", entry["reason"])
+        self.assertEqual(driver.report()[""]["exactness"], "skewed")
+        dump = self.take_dump(driver, "app")
+        other = copy + "-other"
+        self.addCleanup(shutil.rmtree, other, ignore_errors=True)
+        shutil.copytree(copy, other, symlinks=True, copy_function=shutil.copy2)
+        subprocess.run(["chown", "-R", "postgres:postgres", other + "/data"], check=True, timeout=60)
+        os.chmod(other, 0o711)
+        stopped = self.recover(copy, recovery_target_lsn=f"'{lsn}'", recovery_target_inclusive="off",
+                               recovery_target_action="promote")
+        self.assertEqual(difference(dump, stopped.dump("app")), [])
+        # The control: left alone it goes on to what it had received.
+        os.remove(other + "/data/standby.signal")
+        self.assertNotEqual(difference(dump, self.recover(other).dump("app")), [])
+
+    def test_a_killed_agent_leaves_no_standby_paused(self):
+        standby = self.standby()
+        self.until_replayed(standby)
+        driver = self.driver_of(standby, "deadline=200")
+        driver.must("prepare")
+        driver.must("quiesce")
+        driver.process.kill()
+        time.sleep(1)
+        self.assertEqual(standby.sql("SELECT pg_get_wal_replay_pause_state()"), "paused")
+        deadline = time.monotonic() + 20
+        while standby.sql("SELECT pg_get_wal_replay_pause_state()") != "not paused":
+            self.assertLess(time.monotonic(), deadline, "the replay stays paused")
+            time.sleep(0.1)
+
+    def test_a_standby_that_somebody_paused_stays_paused(self):
+        standby = self.standby()
+        self.until_replayed(standby)
+        standby.sql("SELECT pg_wal_replay_pause()")
+        driver = self.driver_of(standby)
         driver.must("prepare")
         driver.must("quiesce")
         driver.must("release")
-        entry = driver.report()["app"]
-        self.assertEqual((entry["mode"], entry["exactness"]), ("standby", "skewed"))
-        self.assertIn(b"CREATE TABLE public.stock", self.take_dump(driver, "app"))
+        self.assertEqual(standby.sql("SELECT pg_get_wal_replay_pause_state()"), "paused")
+        self.assertEqual(standby.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%replay_resume%'"
+                                     " AND pid <> pg_backend_pid()"), "0")
+
+    def test_a_standby_that_may_not_be_paused_is_skewed(self):
+        self.server.sql("CREATE ROLE nobody LOGIN BYPASSRLS; GRANT SET ON PARAMETER deadlock_timeout, lc_messages TO nobody;"
+                        "GRANT pg_read_all_data, pg_write_all_data, pg_monitor, pg_checkpoint TO nobody")
+        self.addCleanup(lambda: self.server.sql(
+            "REVOKE SET ON PARAMETER deadlock_timeout, lc_messages FROM nobody; DROP ROLE nobody"))
+        standby = self.standby(unix_socket_permissions="0777")
+        self.until_replayed(standby)
+        driver = self.driver_of(standby, "user=nobody", "app")
+        driver.must("prepare")
+        driver.must("quiesce")
+        self.assertEqual(standby.sql("SELECT pg_get_wal_replay_pause_state()"), "not paused")
+        driver.must("release")
+        entry = driver.report()[WEIRD]
+        self.assertEqual(entry["exactness"], "skewed")
+        self.assertIn("nobody may not execute pg_wal_replay_pause()", entry["reason"])
 
 
 if __name__ == "__main__":

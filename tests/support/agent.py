@@ -1,18 +1,38 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The companion's side of docs/protocol.md in a few lines: for tests of the agent alone, and to check the document."""
+"""The agent alone, and the companion's side of docs/protocol.md in a few lines: to test the one, and to check the other."""
 
 import json
+import pathlib
 import secrets
 import socket
 import struct
+import subprocess
 import time
 
-from .scratch import Failure
+from .scratch import Failure, wait_until
 
 MAGIC = b"SPF1"
 CONTROL, DATA = 1, 2
 HEADER = struct.Struct("<4sB3xII")
 CREDIT = 1 << 20
+
+
+def start_agent(program, directory, settings, log, environment):
+    """The daemon, with its socket agent.sock in `directory`: its process, and the companion's end of its channel.
+
+    `settings` goes on in the section [agent].
+    """
+    conf, control = pathlib.Path(directory, "agent.conf"), pathlib.Path(directory, "agent.sock")
+    control.unlink(missing_ok=True)
+    conf.write_text(f"[agent]\ncontrol_socket={control}\nruntime_directory={directory}\n{settings}", encoding="utf-8")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [program, "--config", conf, "--channel-fd", str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
+        )
+    wait_until(lambda: control.exists() or process.poll() is not None, 20, "the agent starts")
+    return process, ours
 
 
 class AgentChannel:
