@@ -23,7 +23,6 @@ import pathlib
 import secrets
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from support.agent import AgentChannel
+from support.agent import AgentChannel, start_agent
 from support.proof import MARIADB_ACCOUNTS, MARIADB_DATABASE, MARIADB_DUMP, comparable, difference
 from support.scratch import SKIPPED, Failure, run, say, scratch_directory, unwind_on_signals, wait_until
 from support.trace import traced
@@ -42,6 +41,7 @@ PROGRAMS = max(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: 
 POSTGRES = {"user": "postgres", "group": "postgres", "extra_groups": [], "cwd": "/", "start_new_session": True}
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 WRITERS = 4  # of each engine
+TRIM = 5  # rounds after which what was written goes: else the servers fill the image
 
 SHOP = """
 CREATE TABLE customers (id int PRIMARY KEY, spent bigint NOT NULL DEFAULT 0);
@@ -100,7 +100,7 @@ class PostgreSql:
     def __init__(self, directory, sockets, asynchronous):
         self.data = directory / "postgresql"
         self.sockets = sockets
-        self.options = ["-c", f"synchronous_commit={'off' if asynchronous else 'on'}"]
+        self.options = ["-c", "max_wal_size=128MB", "-c", f"synchronous_commit={'off' if asynchronous else 'on'}"]
         self.process = None
 
     def create(self):
@@ -129,7 +129,10 @@ class PostgreSql:
         return subprocess.Popen([*self.client(), "-c", "CALL buy_for_ever()"], **QUIET, **POSTGRES)
 
     def written(self):
-        return int(self.sql("SELECT count(*) FROM orders"))
+        return int(self.sql("SELECT sum(spent) / 6 FROM customers").split(".")[0])
+
+    def trim(self):
+        self.sql("TRUNCATE lines, orders, events")
 
     def dump(self, database):
         command = [PROGRAMS / "pg_dump", "--format=plain", "--no-unlogged-table-data"]
@@ -176,7 +179,10 @@ class MariaDb:
         return subprocess.Popen([*self.client(), "-e", "CALL post_for_ever()"], **QUIET, start_new_session=True)
 
     def written(self):
-        return int(self.sql("SELECT COUNT(*) FROM posts"))
+        return int(self.sql("SELECT SUM(posts) FROM threads"))
+
+    def trim(self):
+        self.sql("TRUNCATE posts; FLUSH BINARY LOGS; PURGE BINARY LOGS BEFORE NOW()")
 
     def dump(self, database):
         what = [*MARIADB_DATABASE, database] if database else MARIADB_ACCOUNTS
@@ -234,31 +240,16 @@ class Agent:
         agent, self.hook_program = programs / "stillpoint-agent", programs / "fsfreeze-hook"
         self.environment = {
             "PATH": os.environ["PATH"], "STILLPOINT_LIBEXEC": str(programs),
-            "STILLPOINT_HOOK_DIRECTORIES": str(scratch / "hooks"), "STILLPOINT_CONTROL_SOCKET": str(scratch / "control"),
+            "STILLPOINT_HOOK_DIRECTORIES": str(scratch / "hooks"), "STILLPOINT_CONTROL_SOCKET": str(scratch / "agent.sock"),
         }
-        conf = scratch / "agent.conf"
-        conf.write_text(
-            f"[agent]\ncontrol_socket={scratch}/control\nreport_path={directory}/report.json\n"
-            f"runtime_directory={scratch}\n[postgresql]\nsocket_directories={sockets}\n"
-            f"[mysql]\nsockets={sockets}/mariadb.sock\n", encoding="utf-8",
+        settings = (
+            f"report_path={directory}/report.json\n[postgresql]\nsocket_directories={sockets}\n"
+            f"[mysql]\nsockets={sockets}/mariadb.sock\n"
         )
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(scratch / "port"))
-            listener.listen(1)
-            connecting = socket.socket(socket.AF_UNIX)
-            connecting.connect(str(scratch / "port"))
-            theirs, _ = listener.accept()
         self.log = open(directory / "agent.log", "ab")
-        self.process = subprocess.Popen(
-            [agent, "--config", conf, "--channel-fd", str(theirs.fileno())], pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env={**self.environment, **environment},
-            start_new_session=True,
-        )
-        theirs.close()
-        (scratch / "port").unlink()
-        self.channel = AgentChannel(connected=connecting)
+        self.process, connected = start_agent(agent, scratch, settings, self.log, {**self.environment, **environment})
+        self.channel = AgentChannel(connected=connected)
         self.channel.__enter__()
-        wait_until((scratch / "control").exists, 20, "the agent starts")
 
     def hook(self, verb):
         done = subprocess.run([self.hook_program, verb], env=self.environment, capture_output=True, text=True, timeout=40, check=False)
@@ -478,6 +469,9 @@ def measure(options, asynchronous):
         stop.callback(agent.stop)
         times, wrong, inexact = [], [], []
         for number in range(options.rounds):
+            if number % TRIM == TRIM - 1:
+                for server in bench.servers:
+                    server.trim()
             differing, skewed, took = bench.round(agent)
             times.append(took)
             wrong += [f"round {number}: {what}" for what in differing]
