@@ -36,8 +36,8 @@ def wait_for_end(stage, party, number, state):
         stage.files_are_written()  # thawed by others
         party.mend(stage, number)
     # Waiting for these may last as long as they hang.
-    elif number == STOP and party.name in ("QEMU", "libvirtd") and not backup.wait(45):
-        if party.name == "libvirtd":
+    elif number == STOP and party.name in ("QEMU", "libvirtd", "postgresql", "mariadb") and not backup.wait(45):
+        if party.name != "QEMU":
             stage.files_are_written()
         party.mend(stage, number)
     if not backup.wait(240):

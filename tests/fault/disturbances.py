@@ -3,10 +3,11 @@
 
 import contextlib
 import re
+import time
 
 from support.scratch import Failure, run as run_command
 
-from parties import KILL, PARTIES
+from parties import KILL, PARTIES, STOP
 from stage import APPLICATION, ROWS, companion_of
 
 FAULTS = {}
@@ -138,15 +139,42 @@ def control(stage, state):
     raise Failure("the file systems take writes although nobody has thawed")
 
 
-@fault("channel unplugged", "prepare", "preparing", "freeze", "begin-job", "report", "read")
-def unplugged(stage, state):
-    stage.start_until(state)
+def unplug(stage):
     xml = stage.libvirtd.virsh("dumpxml", stage.guest.name).stdout
     channels = [text for text in re.findall(r"<channel.*?</channel>", xml, re.DOTALL) if "org.stillpoint.agent.0" in text]
     alias = re.search(r"<alias name='([^']+)'", channels[0])[1]
     stage.libvirtd.virsh("detach-device-alias", stage.guest.name, alias, check=False)
+
+
+@fault("channel unplugged", "prepare", "preparing", "freeze", "begin-job", "report", "read")
+def unplugged(stage, state):
+    stage.start_until(state)
+    unplug(stage)
     stage.go_on(state)
     return end(stage)
+
+
+BALLAST = "create table ballast as select repeat(md5(i::text), 32) from generate_series(1, 16000) as i"
+
+
+@fault("channel unplugged in the middle of a frame", "read")
+def unplugged_in_a_frame(stage, state):
+    """A companion that takes no more leaves the agent with a frame that the port has no room for."""
+    stage.inside.run(f"runuser -u postgres -- psql -qAt -d shop -c '{BALLAST}'", 60)
+    try:
+        stage.start_until(state)
+        stage.go_on(state)
+        time.sleep(0.5)
+        PARTIES["companion"].strike(stage, STOP)
+        time.sleep(4)
+        unplug(stage)
+        PARTIES["companion"].mend(stage, STOP)
+        outcome = end(stage)
+        if stage.backup.status == 0:
+            raise Failure("the dumps were complete before the port went")
+        return outcome
+    finally:
+        stage.inside.run("runuser -u postgres -- psql -qAt -d shop -c 'drop table if exists ballast'", 60)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import os
 import pathlib
 import signal
 
-from support.scratch import wait_until
+from support.scratch import Failure, wait_until
 
 KILL, STOP, CONT = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
 
@@ -76,8 +76,12 @@ class LibvirtDaemon(OnHost):
         return 1
 
     def mend(self, stage, number):
-        if number == STOP:
+        if number != STOP:
+            return
+        try:
             stage.libvirtd.kill("CONT")
+        except Failure:
+            stage.libvirtd.start()  # it did not survive: as its init does
 
 
 class Emulator(OnHost):

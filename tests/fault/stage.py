@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from support.companion import Companion
-from support.scratch import Failure, wait_until
+from support.scratch import Failure, run as run_command, wait_until
 
 from inside import Inside
 from states import agent_states
@@ -202,6 +202,17 @@ class Stage:
         qcow2 = [disk for disk in json.loads(done.stdout)["disks"] if disk["format"] == "qcow2"]
         if incremental and not all(disk["incremental"] for disk in qcow2):
             raise Failure(f"the next backup is not incremental: {[disk.get('full_reason') for disk in qcow2]}")
+        self.restores(json.loads(done.stdout)["name"])
+
+    def restores(self, name):
+        """That the repository gives back a disk whose file system is whole: what the cell stored is part of it."""
+        image = self.companion.restore(name, "vdb", self.scratch / "vdb.raw", "raw")
+        try:
+            done = run_command(["e2fsck", "-fn", image], 60, check=False)
+            if done.returncode != 0:
+                raise Failure(f"the file system of {name} is damaged: {done.stdout[-1000:]}")
+        finally:
+            image.unlink()
 
     def clean(self):
         """What a cell that failed may have left."""
