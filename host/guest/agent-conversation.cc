@@ -27,6 +27,8 @@ constexpr std::size_t read_bytes = std::size_t{256} << 10;
 constexpr std::size_t most_databases = 4096;
 constexpr std::size_t most_warnings = 1024;
 constexpr std::size_t longest_name = 1024;
+constexpr std::size_t most_clusters = 64;
+constexpr std::size_t longest_cluster = 128;
 
 std::string text_field(const Json& object, std::string_view field, std::size_t longest = 4096) {
   return shown(json_string_or(object, field, "", longest));
@@ -44,6 +46,12 @@ PreparedDatabases parse_prepared(const Json& message) {
     database.reason = text_field(entry, "reason");
     prepared.databases.push_back(std::move(database));
   }
+  if (message.contains("clusters"))
+    for (const Json& cluster : json_array(message, "clusters", most_clusters)) {
+      if (!cluster.is_string() || cluster.get_ref<const std::string&>().size() > longest_cluster)
+        throw ProtocolError("the agent names a cluster that is no short text");
+      prepared.clusters.push_back(shown(cluster.get_ref<const std::string&>()));
+    }
   for (const Json& warning : json_array(message, "warnings", most_warnings)) {
     if (!warning.is_string()) throw ProtocolError("the agent gives a warning that is no text");
     prepared.warnings.push_back(shown(warning.get_ref<const std::string&>()));

@@ -32,6 +32,7 @@ struct PreparedDatabase {
 
 struct PreparedDatabases {
   std::vector<PreparedDatabase> databases;
+  std::vector<std::string> clusters;  ///< whose other nodes are not to be held meanwhile; at most 64 of 128 bytes
   std::vector<std::string> warnings;
 };
 

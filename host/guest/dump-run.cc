@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/json.hh"
+#include "common/protocol-errors.hh"
 #include "common/protocol.hh"
 #include "host/guest/guest-text.hh"
 
@@ -123,6 +124,8 @@ void DumpRun::take_end(const Json& message) {
 
 /// An error names the request alone; requests are answered in order, so it is about the first that got no byte yet.
 void DumpRun::take_error(const Json& message) {
+  if (json_string_or(message, "message", "", 65536) == protocol::not_greeted)
+    throw Unreachable("the agent was started anew: what it held is gone");
   if (json_string_or(message, "request", "", 32) != type::dump) return;
   auto found = streams_.end();
   if (message.contains("stream"))

@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <filesystem>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -72,7 +74,45 @@ pid_t spawn_guard(int socket, std::vector<std::string> arguments) {
   return pid;
 }
 
+/// The guards of that domain that nobody waits for.
+bool has_orphans(const std::string& uuid) {
+  std::error_code gone;
+  const std::filesystem::path own = std::filesystem::read_symlink("/proc/self/exe", gone);
+  const auto is_ours = [&](const std::string& pid) {
+    return std::filesystem::read_symlink("/proc/" + pid + "/exe", gone) == own;
+  };
+  constexpr std::size_t longest = 1 << 16;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", gone)) {
+    const std::string pid = entry.path().filename();
+    if (pid.find_first_not_of("0123456789") != std::string::npos || !is_ours(pid)) continue;
+    try {
+      const std::string command = read_text(entry.path() / "cmdline", longest);
+      if (command.find(fmt::format("{0}{1}{0}", '\0', thaw_guard_verb)) == std::string::npos ||
+          command.find(fmt::format("{0}{1}{0}", '\0', uuid)) == std::string::npos)
+        continue;
+      // "pid (name) state ppid ...": a name may have blanks, and parentheses too.
+      const std::string stat = read_text(entry.path() / "stat", longest);
+      std::istringstream rest(stat.substr(stat.rfind(')') + 1));
+      std::string state;
+      std::string parent;
+      if (rest >> state >> parent && !is_ours(parent)) return true;
+    } catch (const Error&) {
+      // It has ended meanwhile.
+    }
+  }
+  return false;
+}
+
 }  // namespace
+
+bool wait_for_earlier_guards(const Domain& domain, const Deadline& deadline) {
+  const std::string uuid = domain.uuid();
+  while (has_orphans(uuid)) {
+    if (deadline.passed()) return false;
+    std::this_thread::sleep_for(200ms);
+  }
+  return true;
+}
 
 ThawGuard::ThawGuard(const Domain& domain, std::chrono::seconds limit) {
   std::array<int, 2> ends{};

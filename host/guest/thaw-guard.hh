@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "common/clock.hh"
 #include "common/file.hh"
 #include "host/guest/domain.hh"
 
@@ -39,5 +40,10 @@ class ThawGuard {
   UniqueFd socket_;
   pid_t pid_ = -1;
 };
+
+/// Waits for guards of that domain whose own companion has ended: they would thaw the next window, or keep qemu-ga busy
+/// in it. A guard ends by itself as soon as the guest answers that it is thawed. False when one is left at the
+/// deadline.
+[[nodiscard]] bool wait_for_earlier_guards(const Domain& domain, const Deadline& deadline);
 
 }  // namespace stillpoint

@@ -2,6 +2,7 @@
 #include "host/guest/agent-conversation.hh"
 
 #include "common/errors.hh"
+#include "common/protocol-errors.hh"
 #include "tests/unit/host/guest/scripted-agent.hh"
 
 #include <doctest/doctest.h>
@@ -52,6 +53,7 @@ TEST_CASE("the agent's answers arrive, and late or unknown words between them do
                                                    {"database", "shop"},
                                                    {"ready", false},
                                                    {"reason", "no \x1b[31mpassword"}}})},
+                       {"clusters", {"galera-1"}},
                        {"warnings", {"one"}}});
         port.receive("report");
         port.send(Json{{"type", "report"}, {"id", id}, {"report", report_of(id)}});
@@ -64,6 +66,7 @@ TEST_CASE("the agent's answers arrive, and late or unknown words between them do
         REQUIRE(prepared.databases.size() == 1);
         CHECK(prepared.databases[0].engine == "mariadb");
         CHECK(prepared.databases[0].reason == "no  [31mpassword");  // nothing that a terminal would obey
+        CHECK(prepared.clusters == std::vector<std::string>{"galera-1"});
         CHECK(prepared.warnings == std::vector<std::string>{"one"});
         CHECK(conversation.held() == id);
         CHECK(conversation.report(id, Deadline(20s)).hostname == "web1");
@@ -82,6 +85,23 @@ TEST_CASE("an error becomes the agent's words") {
       [](AgentConversation& conversation) {
         CHECK_THROWS_WITH_AS(static_cast<void>(conversation.report(id, Deadline(20s))),
                              "the agent refuses to report: there is none", QuiesceError);
+      });
+}
+
+TEST_CASE("an agent that was started anew ends the dumps at once") {
+  converse(
+      [](Port& port) {
+        port.receive("dump");
+        port.send(Json{{"type", "error"}, {"request", "dump"}, {"message", protocol::not_greeted}});
+      },
+      [](AgentConversation& conversation) {
+        class Ignore : public DumpSink {
+          void write(std::span<const std::byte>) override {}
+          void end(const std::string&) override {}
+        };
+        CHECK_THROWS_AS(conversation.run_dumps(id, {"postgresql/main/app"},
+                                               [](const std::string&) { return std::make_unique<Ignore>(); }, 60s, {}),
+                        Unreachable);
       });
 }
 
