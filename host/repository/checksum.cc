@@ -6,10 +6,14 @@
 
 #include <isa-l/crc.h>
 #include <isa-l/mem_routines.h>
+#include <openssl/core_names.h>
 #include <openssl/evp.h>
+#include <openssl/params.h>
 
 #include <algorithm>
+#include <array>
 #include <climits>
+#include <string>
 
 namespace stillpoint {
 
@@ -32,21 +36,45 @@ bool is_zero(std::span<const std::byte> bytes) noexcept {
 struct ChunkHasher::Context {
   CPtr<EVP_MD, EVP_MD_free> algorithm{EVP_MD_fetch(nullptr, "SHA256", nullptr)};
   CPtr<EVP_MD_CTX, EVP_MD_CTX_free> digest{EVP_MD_CTX_new()};
+  CPtr<EVP_MAC, EVP_MAC_free> keyed_algorithm;
+  CPtr<EVP_MAC_CTX, EVP_MAC_CTX_free> keyed;  ///< null without a key
 };
 
 ChunkHasher::ChunkHasher() : context_(std::make_unique<Context>()) {
   if (!context_->algorithm || !context_->digest) throw Error("OpenSSL offers no SHA-256");
 }
+
+ChunkHasher::ChunkHasher(const Secret& key) : ChunkHasher() {
+  std::string digest = "SHA256";
+  const std::array params{OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest.data(), 0),
+                          OSSL_PARAM_construct_end()};
+  context_->keyed_algorithm.reset(EVP_MAC_fetch(nullptr, "HMAC", nullptr));
+  if (context_->keyed_algorithm) context_->keyed.reset(EVP_MAC_CTX_new(context_->keyed_algorithm.get()));
+  if (!context_->keyed ||
+      EVP_MAC_init(context_->keyed.get(), reinterpret_cast<const unsigned char*>(key.bytes().data()),
+                   key.bytes().size(), params.data()) != 1)
+    throw Error("OpenSSL offers no HMAC-SHA-256");
+}
+
 ChunkHasher::ChunkHasher(ChunkHasher&&) noexcept = default;
 ChunkHasher& ChunkHasher::operator=(ChunkHasher&&) noexcept = default;
 ChunkHasher::~ChunkHasher() = default;
 
 ChunkId ChunkHasher::operator()(std::span<const std::byte> bytes) {
   ChunkId id;
+  auto* out = reinterpret_cast<unsigned char*>(id.bytes.data());
+  const auto* in = reinterpret_cast<const unsigned char*>(bytes.data());
+  if (EVP_MAC_CTX* keyed = context_->keyed.get()) {
+    std::size_t length = 0;
+    // Without a key: that of the first time.
+    if (EVP_MAC_init(keyed, nullptr, 0, nullptr) != 1 || EVP_MAC_update(keyed, in, bytes.size()) != 1 ||
+        EVP_MAC_final(keyed, out, &length, id.bytes.size()) != 1)
+      throw Error("OpenSSL failed to compute an HMAC");
+    return id;
+  }
   EVP_MD_CTX* digest = context_->digest.get();
   if (EVP_DigestInit_ex(digest, context_->algorithm.get(), nullptr) != 1 ||
-      EVP_DigestUpdate(digest, bytes.data(), bytes.size()) != 1 ||
-      EVP_DigestFinal_ex(digest, reinterpret_cast<unsigned char*>(id.bytes.data()), nullptr) != 1)
+      EVP_DigestUpdate(digest, in, bytes.size()) != 1 || EVP_DigestFinal_ex(digest, out, nullptr) != 1)
     throw Error("OpenSSL failed to compute a SHA-256");
   return id;
 }

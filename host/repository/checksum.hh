@@ -2,6 +2,7 @@
 #pragma once
 
 #include "host/repository/chunk-id.hh"
+#include "host/repository/cipher.hh"
 
 #include <cstdint>
 #include <memory>
@@ -15,10 +16,12 @@ namespace stillpoint {
 /// Whether every byte is zero; true for none.
 [[nodiscard]] bool is_zero(std::span<const std::byte> bytes) noexcept;
 
-/// Names chunks by SHA-256. One for each thread: it keeps a context so that a chunk costs no allocation.
+/// Names chunks: by SHA-256 or, with a key, by HMAC-SHA-256. One for each thread: it keeps a context so that a chunk
+/// costs no allocation.
 class ChunkHasher {
  public:
   ChunkHasher();
+  explicit ChunkHasher(const Secret& key);
   ChunkHasher(ChunkHasher&&) noexcept;
   ChunkHasher& operator=(ChunkHasher&&) noexcept;
   ~ChunkHasher();

@@ -32,23 +32,42 @@ StoredCounts StoredTally::counts() const noexcept {
   return {chunks.load(), new_chunks.load(), stored.load()};
 }
 
+namespace {
+
+ChunkHasher hasher_for(const RepositoryKeys* keys) {
+  return keys != nullptr ? ChunkHasher(keys->ids) : ChunkHasher();
+}
+
+}  // namespace
+
 struct ChunkStore::PutContext {
+  explicit PutContext(ChunkStore& store) : hash(hasher_for(store.keys())) {
+    if (store.writer_key_) sealer.emplace(*store.writer_key_);
+  }
   CPtr<ZSTD_CCtx, ZSTD_freeCCtx> compressor{ZSTD_createCCtx()};
   ChunkHasher hash;
+  std::optional<RecordSealer> sealer;
   std::vector<std::byte> record;
+  std::vector<std::byte> compressed;  ///< before it is sealed
 };
 
 struct ChunkStore::GetContext {
+  explicit GetContext(ChunkStore& store) : hash(hasher_for(store.keys())) {
+    if (store.keys() != nullptr) opener.emplace(store.keys()->data);
+  }
   CPtr<ZSTD_DCtx, ZSTD_freeDCtx> decompressor{ZSTD_createDCtx()};
   ChunkHasher hash;
+  std::optional<RecordOpener> opener;
   std::vector<std::byte> record;
+  std::vector<std::byte> compressed;  ///< after it is opened
 };
 
 /// A context for the length of one chunk; they are kept, because making one costs more than a small chunk.
 template <typename Context>
 class ChunkStore::Loan {
  public:
-  Loan(std::mutex& mutex, std::vector<std::unique_ptr<Context>>& contexts) : mutex_(mutex), contexts_(contexts) {
+  Loan(ChunkStore& store, std::vector<std::unique_ptr<Context>>& contexts)
+      : mutex_(store.contexts_mutex_), contexts_(contexts) {
     {
       const std::scoped_lock lock(mutex_);
       if (!contexts_.empty()) {
@@ -56,7 +75,7 @@ class ChunkStore::Loan {
         contexts_.pop_back();
       }
     }
-    if (!context_) context_ = std::make_unique<Context>();
+    if (!context_) context_ = std::make_unique<Context>(store);
   }
   Loan(const Loan&) = delete;
   Loan& operator=(const Loan&) = delete;
@@ -84,22 +103,25 @@ std::array<std::byte, 16> id_bytes(std::string_view id) {
 }  // namespace
 
 ChunkStore::ChunkStore(std::shared_ptr<Store> store, std::string_view repository, std::uint32_t chunk_bytes,
-                       bool writable)
+                       bool writable, std::shared_ptr<const RepositoryKeys> keys)
     : store_(std::move(store)),
       repository_(id_bytes(repository)),
       chunk_bytes_(chunk_bytes),
       writable_(writable),
+      keys_(std::move(keys)),
       index_(*store_, repository_, writable),
-      packs_(*store_, repository_, index_),
+      packs_(*store_, repository_, index_, keys_ != nullptr),
       disk_buffers_(chunk_bytes, disk_buffer_memory / chunk_bytes),
-      dump_buffers_(max_dump_chunk_bytes, dump_buffer_memory / max_dump_chunk_bytes) {}
+      dump_buffers_(max_dump_chunk_bytes, dump_buffer_memory / max_dump_chunk_bytes) {
+  if (keys_) writer_key_.emplace(keys_->data);
+}
 
 ChunkStore::~ChunkStore() = default;
 
 ChunkId ChunkStore::put(std::span<const std::byte> plain, RecordKind kind, StoredTally& tally) {
   if (!writable_) throw ConfigError("the repository is open for reading only");
   if (plain.empty() || plain.size() > max_chunk_bytes) throw std::length_error("a chunk of a length out of bounds");
-  const Loan<PutContext> context(contexts_mutex_, put_contexts_);
+  const Loan<PutContext> context(*this, put_contexts_);
   const ChunkId id = context->hash(plain);
   ++tally.chunks;
   const std::shared_lock putting(putting_);
@@ -118,16 +140,26 @@ ChunkId ChunkStore::put(std::span<const std::byte> plain, RecordKind kind, Store
 std::size_t ChunkStore::store(PutContext& context, const ChunkId& id, std::span<const std::byte> plain,
                               RecordKind kind) {
   std::vector<std::byte>& record = context.record;
-  const std::size_t room = record_header_bytes + ZSTD_compressBound(plain.size()) + record_alignment;
+  const std::size_t bound = ZSTD_compressBound(plain.size());
+  const std::size_t room = record_header_bytes + bound + sealed_record_bytes + record_alignment;
   if (record.size() < room) record.resize(room);
-  RecordHeader header{Codec::zstd, kind, 0, static_cast<std::uint32_t>(plain.size()), id, 0};
+  if (context.sealer && context.compressed.size() < bound) context.compressed.resize(bound);
+  RecordHeader header{
+      Codec::zstd, kind, 0, static_cast<std::uint32_t>(plain.size()), id, 0, context.sealer.has_value()};
   std::byte* payload = record.data() + record_header_bytes;
-  std::size_t stored = ZSTD_compressCCtx(context.compressor.get(), payload, room - record_header_bytes, plain.data(),
-                                         plain.size(), compression_level);
+  std::byte* packed = context.sealer ? context.compressed.data() : payload;
+  std::size_t stored =
+      ZSTD_compressCCtx(context.compressor.get(), packed, bound, plain.data(), plain.size(), compression_level);
   if (ZSTD_isError(stored) != 0 || stored + plain.size() / least_gain >= plain.size()) {
     header.codec = Codec::raw;
     stored = plain.size();
-    std::memcpy(payload, plain.data(), stored);
+    if (!context.sealer) std::memcpy(payload, plain.data(), stored);
+  }
+  if (context.sealer) {
+    const std::span<const std::byte> what = header.codec == Codec::raw ? plain : std::span(packed, stored);
+    stored += sealed_record_bytes;
+    header.stored = static_cast<std::uint32_t>(stored);
+    context.sealer->seal(header, what, {payload, stored});
   }
   header.stored = static_cast<std::uint32_t>(stored);
   header.payload_crc = crc32c({payload, stored});
@@ -150,19 +182,26 @@ std::vector<std::byte> ChunkStore::get(const ChunkId& id, std::size_t limit) {
 std::vector<std::byte> ChunkStore::get_sized(const ChunkId& id, std::size_t exact, std::size_t limit,
                                              std::span<std::byte> into) {
   std::optional<Corruption> failure;
-  for (const Index::Location& location : index_.find(id)) {
-    if (!location.sealed) packs_.flush();
-    try {
-      if (location.plain == 0 || location.plain > limit || (exact != 0 && location.plain != exact))
-        throw Corruption(fmt::format("chunk {} in pack {} has {} bytes, which does not fit its use", to_hex(id),
-                                     bytes_to_hex(location.pack.bytes), location.plain));
-      std::vector<std::byte> own(into.empty() ? location.plain : 0);
-      read_record(id, location, into.empty() ? std::span(own) : into);
-      if (failure) log_warning("{}; another copy was read instead", failure->what());
-      return own;
-    } catch (const Corruption& e) {
-      if (!failure) failure = e;
+  for (const bool again : {false, true}) {
+    // A prune may have moved it since the index was read.
+    if (again) index_.refresh();
+    for (const Index::Location& location : index_.find(id)) {
+      if (!location.sealed) packs_.flush();
+      try {
+        if (location.plain == 0 || location.plain > limit || (exact != 0 && location.plain != exact))
+          throw Corruption(fmt::format("chunk {} in pack {} has {} bytes, which does not fit its use", to_hex(id),
+                                       bytes_to_hex(location.pack.bytes), location.plain));
+        std::vector<std::byte> own(into.empty() ? location.plain : 0);
+        read_record(id, location, into.empty() ? std::span(own) : into);
+        if (failure) log_warning("{}; another copy was read instead", failure->what());
+        return own;
+      } catch (const Corruption& e) {
+        if (!failure) failure = e;
+        // Whoever stores it now stores it.
+        static_cast<void>(index_.distrust(location.pack, {&id, 1}));
+      }
     }
+    if (!failure) break;  // it has looked for new packs already
   }
   if (failure) throw Corruption(*failure);
   throw Corruption(fmt::format("chunk {} is missing: no pack of {} has it", to_hex(id), store_->url()),
@@ -175,8 +214,8 @@ void ChunkStore::read_record(const ChunkId& id, const Index::Location& location,
                                  location.offset, what),
                      "restore another still point; verify shows what else is affected");
   };
-  if (location.stored > max_chunk_bytes) fail("its length is out of bounds");
-  const Loan<GetContext> context(contexts_mutex_, get_contexts_);
+  if (location.stored > max_chunk_bytes + sealed_record_bytes) fail("its length is out of bounds");
+  const Loan<GetContext> context(*this, get_contexts_);
   std::vector<std::byte>& record = context->record;
   const std::size_t length = record_header_bytes + location.stored;
   if (record.size() < length) record.resize(length);
@@ -188,11 +227,19 @@ void ChunkStore::read_record(const ChunkId& id, const Index::Location& location,
   if (!header) fail("its record header is damaged");
   if (header->id != id || header->stored != location.stored || header->plain != location.plain)
     fail("another record stands there");
-  const std::byte* payload = record.data() + record_header_bytes;
+  std::span<const std::byte> payload(record.data() + record_header_bytes, header->stored);
+  if (header->sealed != context->opener.has_value()) fail("it is not encrypted as this repository is");
+  if (header->sealed) {
+    const std::size_t opened = payload.size() - sealed_record_bytes;
+    if (context->compressed.size() < opened) context->compressed.resize(opened);
+    const std::span<std::byte> into = std::span(context->compressed).first(opened);
+    if (!context->opener->open(*header, payload, into)) fail("its encrypted bytes are damaged");
+    payload = into;
+  }
   if (header->codec == Codec::raw)
-    std::memcpy(plain.data(), payload, plain.size());
-  else if (ZSTD_decompressDCtx(context->decompressor.get(), plain.data(), plain.size(), payload, header->stored) !=
-           plain.size())
+    std::memcpy(plain.data(), payload.data(), plain.size());
+  else if (ZSTD_decompressDCtx(context->decompressor.get(), plain.data(), plain.size(), payload.data(),
+                               payload.size()) != plain.size())
     fail("its compressed bytes are damaged");
   if (context->hash(plain) != id) fail("its bytes do not match its id");
 }

@@ -5,8 +5,10 @@
 #include "host/repository/chunk-id.hh"
 #include "host/repository/crew.hh"
 #include "host/repository/index.hh"
+#include "host/repository/key-ring.hh"
 #include "host/repository/pack-stream.hh"
 #include "host/repository/pack.hh"
+#include "host/repository/record-seal.hh"
 #include "host/repository/store.hh"
 
 #include <array>
@@ -16,6 +18,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <span>
 #include <string_view>
@@ -40,8 +43,9 @@ inline constexpr std::uint32_t max_dump_chunk_bytes = 512 << 10;
 /// Chunks by their ids: what disks and dumps are made of. May be used by several threads.
 class ChunkStore {
  public:
-  /// `repository`: its id, is_id.
-  ChunkStore(std::shared_ptr<Store> store, std::string_view repository, std::uint32_t chunk_bytes, bool writable);
+  /// `repository`: its id, is_id. `keys`: null for one that is not encrypted.
+  ChunkStore(std::shared_ptr<Store> store, std::string_view repository, std::uint32_t chunk_bytes, bool writable,
+             std::shared_ptr<const RepositoryKeys> keys = nullptr);
   ChunkStore(const ChunkStore&) = delete;
   ChunkStore& operator=(const ChunkStore&) = delete;
   ~ChunkStore();
@@ -65,6 +69,12 @@ class ChunkStore {
   void check() const;
   [[nodiscard]] bool failed() const noexcept { return has_failed_; }
 
+  [[nodiscard]] Store& store() noexcept { return *store_; }
+  /// The repository's id in bytes.
+  [[nodiscard]] std::span<const std::byte, 16> repository() const noexcept { return repository_; }
+  [[nodiscard]] const RepositoryKeys* keys() const noexcept { return keys_.get(); }
+  [[nodiscard]] bool writable() const noexcept { return writable_; }
+  [[nodiscard]] Index& index() noexcept { return index_; }
   [[nodiscard]] Crew& crew() noexcept { return crew_; }
   [[nodiscard]] BufferPool& disk_buffers() noexcept { return disk_buffers_; }
   [[nodiscard]] BufferPool& dump_buffers() noexcept { return dump_buffers_; }
@@ -84,6 +94,8 @@ class ChunkStore {
   std::array<std::byte, 16> repository_{};
   std::uint32_t chunk_bytes_;
   bool writable_;
+  std::shared_ptr<const RepositoryKeys> keys_;
+  std::optional<WriterKey> writer_key_;
   Index index_;
   PackStream packs_;
   std::shared_mutex putting_;  ///< shared from a claim until the chunk is in a pack; flush() takes it alone

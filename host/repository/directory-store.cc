@@ -7,11 +7,14 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/magic.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 
@@ -57,8 +60,11 @@ void make_directories(const fs::path& root, const fs::path& below) {
 
 class DirectoryWriter : public ObjectWriter {
  public:
-  DirectoryWriter(const fs::path& root, std::string name)
-      : root_(root), name_(std::move(name)), temporary_(root / "tmp" / random_id()), fd_(create()) {}
+  DirectoryWriter(const fs::path& root, std::string name, const std::string& lease)
+      : root_(root),
+        name_(std::move(name)),
+        temporary_(root / "tmp" / (lease.empty() ? random_id() : lease + '.' + random_id())),
+        fd_(create()) {}
   DirectoryWriter(const DirectoryWriter&) = delete;
   DirectoryWriter& operator=(const DirectoryWriter&) = delete;
   ~DirectoryWriter() override {
@@ -146,13 +152,22 @@ class MappedView : public ObjectView {
   std::size_t size_;
 };
 
+class FileLock : public StoreLock {
+ public:
+  explicit FileLock(UniqueFd fd) noexcept : fd_(std::move(fd)) {}
+
+ private:
+  UniqueFd fd_;  ///< the kernel lets go with it
+};
+
+/// File systems that nobody but this machine changes; any other may be a network's.
 bool is_network(const fs::path& path) {
   struct statfs info {};
-  constexpr long cifs = 0xff534d42;
-  constexpr long ceph = 0x00c36400;
   if (::statfs(path.c_str(), &info) != 0) return true;
-  return info.f_type == NFS_SUPER_MAGIC || info.f_type == FUSE_SUPER_MAGIC || info.f_type == cifs ||
-         info.f_type == SMB2_SUPER_MAGIC || info.f_type == ceph;
+  constexpr long zfs = 0x2fc12fc1;
+  constexpr std::array<long, 8> local{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC,       BTRFS_SUPER_MAGIC, TMPFS_MAGIC,
+                                      F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, RAMFS_MAGIC,       zfs};
+  return std::ranges::count(local, static_cast<long>(info.f_type)) == 0;
 }
 
 /// Whether nothing is in it but what a new file system has.
@@ -171,9 +186,13 @@ void list_below(const fs::path& directory, const std::string& prefix, std::vecto
   for (; !failure && it != fs::directory_iterator(); it.increment(failure)) {
     const std::string name = prefix + "/" + it->path().filename().native();
     struct stat info {};
-    if (::lstat(it->path().c_str(), &info) != 0) continue;  // gone since
+    if (::lstat(it->path().c_str(), &info) != 0) {
+      if (errno == ENOENT) continue;  // gone since
+      throw_errno<Corruption>(fmt::format("cannot look at {}", it->path().native()));
+    }
     if (S_ISDIR(info.st_mode) && depth < 4) list_below(it->path(), name, objects, depth + 1);
-    if (S_ISREG(info.st_mode)) objects.push_back({name, static_cast<std::uint64_t>(info.st_size)});
+    const auto modified = std::chrono::sys_seconds(std::chrono::seconds(info.st_mtim.tv_sec));
+    if (S_ISREG(info.st_mode)) objects.push_back({name, static_cast<std::uint64_t>(info.st_size), modified});
   }
   if (failure) throw Corruption(fmt::format("cannot list {}: {}", directory.native(), failure.message()));
 }
@@ -218,7 +237,7 @@ UniqueFd DirectoryStore::open_object(const std::string& name) const {
 }
 
 std::unique_ptr<ObjectWriter> DirectoryStore::writer(std::string name) {
-  return std::make_unique<DirectoryWriter>(root_, std::move(name));
+  return std::make_unique<DirectoryWriter>(root_, std::move(name), lease_);
 }
 
 std::unique_ptr<ObjectReader> DirectoryStore::reader(const std::string& name) {
@@ -245,12 +264,32 @@ std::vector<ObjectInfo> DirectoryStore::list(std::string_view prefix) {
 }
 
 bool DirectoryStore::exists(const std::string& name) {
-  return ::access((root_ / name).c_str(), F_OK) == 0;
+  const fs::path path = root_ / name;
+  if (::access(path.c_str(), F_OK) == 0) return true;
+  if (errno == ENOENT || errno == ENOTDIR) return false;
+  // Not to know is not the same: what is protected, or held, must not seem free.
+  throw_errno<Corruption>(fmt::format("cannot look at {}", path.native()));
 }
 
 void DirectoryStore::remove(const std::string& name) {
   if (::unlink((root_ / name).c_str()) != 0 && errno != ENOENT)
     throw_storage_errno(fmt::format("cannot delete {}/{}", root_.native(), name), errno);
+}
+
+void DirectoryStore::drop_unfinished(std::string_view lease) {
+  const std::string prefix = fmt::format("tmp/{}.", lease);
+  for (const ObjectInfo& object : list("tmp"))
+    if (object.name.starts_with(prefix)) remove(object.name);
+}
+
+std::unique_ptr<StoreLock> DirectoryStore::try_lock(const std::string& name) {
+  const fs::path path = root_ / "locks" / name;
+  make_directory(path.parent_path());
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+  if (!fd) throw_storage_errno(fmt::format("cannot open {}", path.native()), errno);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return std::make_unique<FileLock>(std::move(fd));
+  if (errno != EWOULDBLOCK) throw_storage_errno(fmt::format("cannot lock {}", path.native()), errno);
+  return nullptr;
 }
 
 }  // namespace stillpoint

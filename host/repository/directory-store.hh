@@ -8,7 +8,8 @@
 
 namespace stillpoint {
 
-/// Objects as files of one directory. A file is written in `tmp/`, synced, and linked to its name only then.
+/// Objects as files of one directory. A file is written in `tmp/` as LEASE.ID, synced, and linked to its name only
+/// then.
 class DirectoryStore : public Store {
  public:
   /// Throws ConfigError: no such directory, something in the way, not writable.
@@ -22,11 +23,18 @@ class DirectoryStore : public Store {
   [[nodiscard]] std::vector<ObjectInfo> list(std::string_view prefix) override;
   [[nodiscard]] bool exists(const std::string& name) override;
   void remove(const std::string& name) override;
+  /// NFS caches directories, for up to a minute by default.
+  [[nodiscard]] std::chrono::seconds visibility() const override { return std::chrono::seconds(map_files_ ? 0 : 60); }
+  void work_under(std::string_view lease) override { lease_ = lease; }
+  void drop_unfinished(std::string_view lease) override;
+  /// A file in `locks/`, also between machines where the file system has flock(2) for them.
+  [[nodiscard]] std::unique_ptr<StoreLock> try_lock(const std::string& name) override;
 
  private:
   UniqueFd open_object(const std::string& name) const;
 
   std::filesystem::path root_;
+  std::string lease_;
   bool map_files_ = true;  ///< false on network file systems, where a deleted file's mapping may fault
 };
 

@@ -7,6 +7,10 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <span>
+#include <vector>
+
 namespace stillpoint {
 
 namespace {
@@ -24,6 +28,32 @@ std::string seal_document(std::string_view kind, const Json& content) {
     throw StorageError(
         fmt::format("the {} would have {} bytes, more than {}", kind, document.size(), max_document_bytes));
   return document;
+}
+
+Json encrypt_document(const Secret& key, std::string_view object, const Json& content) {
+  const std::string text = dump_json(content);
+  std::array<std::byte, cipher_nonce_bytes> nonce;
+  fill_random(nonce);
+  std::vector<std::byte> sealed(text.size() + cipher_tag_bytes);
+  Cipher(key).seal(nonce, as_bytes(object), as_bytes(text), sealed);
+  return {{"nonce", bytes_to_hex(nonce)}, {"sealed", bytes_to_hex(sealed)}};
+}
+
+Json decrypt_document(const Secret& key, std::string_view object, const Json& content) {
+  const auto damaged = [object] { return Corruption(fmt::format("{} cannot be decrypted: it is damaged", object)); };
+  try {
+    const std::string hex = json_string(content, "sealed", max_document_bytes);
+    std::array<std::byte, cipher_nonce_bytes> nonce;
+    std::vector<std::byte> sealed(hex.size() / 2);
+    if (!hex_to_bytes(json_string(content, "nonce", 2 * cipher_nonce_bytes), nonce) || !hex_to_bytes(hex, sealed) ||
+        sealed.size() < cipher_tag_bytes)
+      throw damaged();
+    std::string text(sealed.size() - cipher_tag_bytes, '\0');
+    if (!Cipher(key).open(nonce, as_bytes(object), sealed, std::as_writable_bytes(std::span(text)))) throw damaged();
+    return parse_json(text, object, {max_document_bytes, 32});
+  } catch (const ProtocolError& e) {
+    throw Corruption(fmt::format("{}: {}", object, e.what()));
+  }
 }
 
 Json open_document(std::string_view kind, std::string_view text, std::string_view what) {

@@ -4,6 +4,7 @@
 #include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "host/repository/doom.hh"
 
 #include <algorithm>
 
@@ -18,21 +19,34 @@ constexpr std::uint64_t merge_entries = std::uint64_t{1} << 21;
 
 }  // namespace
 
-Index::Index(Store& store, std::span<const std::byte, 16> repository, bool writable)
+Index::Index(Store& store, std::span<const std::byte, 16> repository, bool writable, Source source)
     : store_(store), writable_(writable) {
   std::copy(repository.begin(), repository.end(), repository_.begin());
+  if (source == Source::packs)
+    for (const ObjectInfo& object : store_.list("index"))
+      passed_over_.insert(object.name);
   load();
 }
 
 void Index::load() {
   // The objects first: a pack that they list was there before them, so the list of packs that follows has it.
   mount_objects();
+  quarantine_.load(store_);
+  read_dooms();
   std::set<PackId> present;
+  for (Pack& pack : packs_)
+    pack.present = !pack.sealed;
   for (const ObjectInfo& object : store_.list("packs")) {
-    if (const std::optional<PackId> id = parse_pack_name(object.name))
-      present.insert(*id);
-    else
+    const std::optional<PackId> id = parse_pack_name(object.name);
+    if (!id) {
       log_warning("{} is not a pack: ignored", object.name);
+      continue;
+    }
+    present.insert(*id);
+    Pack& pack = packs_[number_of(*id)];
+    pack.present = true;
+    pack.modified = object.modified;
+    if (pack.sealed) pack.size = object.size;
   }
   for (Mounted& mounted : tables_)
     for (std::size_t i = 0; i < mounted.packs.size(); ++i) {
@@ -48,13 +62,15 @@ void Index::mount_objects() {
   for (const Mounted& m : tables_)
     mounted.insert(m.name);
   for (const ObjectInfo& object : store_.list("index")) {
-    if (mounted.contains(object.name) || bad_objects_.contains(object.name)) continue;
+    if (mounted.contains(object.name) || bad_objects_.contains(object.name) || passed_over_.contains(object.name))
+      continue;
     try {
       mount(object.name, store_.view(object.name));
     } catch (const NotFound&) {
       // Merged into another one since it was listed.
     } catch (const Corruption& e) {
       log_warning("{}; what it held is read from the packs", e.what());
+      problems_.emplace_back(e.what());
       bad_objects_.insert(object.name);
     }
   }
@@ -72,44 +88,75 @@ void Index::read_uncovered(const std::set<PackId>& present) {
     covered_.insert(id);
     std::vector<PackEntry> entries;
     try {
-      entries = read_pack_entries(store_, id, repository_);
+      PackContents contents = read_pack_entries(store_, id, repository_);
+      if (!contents.problem.empty()) {
+        log_warning("{}", contents.problem);
+        packs_[number_of(id)].incomplete = true;
+      }
+      entries = std::move(contents.entries);
     } catch (const NotFound&) {
       continue;
     } catch (const Corruption& e) {
       log_warning("{}; the pack is left out", e.what());
+      packs_[number_of(id)].incomplete = true;
       continue;
     }
     const std::uint32_t number = number_of(id);
     unpublished_.insert(number);
-    for (const PackEntry& entry : entries) {
-      Fresh& fresh = fresh_[entry.id];
-      if (fresh.pack == absent) fresh = {number, entry.offset, entry.stored, entry.plain};
-    }
-    if (fresh_.size() >= publish_entries * 4) publish_locked();
+    for (const PackEntry& entry : entries)
+      copies_.emplace(entry.id, Fresh{number, entry.offset, entry.stored, entry.plain});
+    if (copies_.size() >= publish_entries * 4) publish_locked();
   }
 }
 
 std::uint32_t Index::number_of(const PackId& id) {
   const auto [it, inserted] = numbers_.emplace(id, static_cast<std::uint32_t>(packs_.size()));
-  if (inserted) packs_.push_back({id, true});
+  if (inserted) packs_.push_back({id});
   return it->second;
 }
 
-bool Index::known(const ChunkId& id) const {
-  if (fresh_.contains(id)) return true;
-  for (const Mounted& mounted : tables_)
+/// Whether a record can be there at all: a pack that was cut short, or is gone, and quarantine hold nothing.
+bool Index::usable(const ChunkId& id, std::uint32_t pack, std::uint64_t offset, std::uint64_t stored) const {
+  if (pack == absent) return false;
+  const Pack& where = packs_[pack];
+  return where.present && offset + record_header_bytes + stored <= where.size && !quarantine_.holds(where.id, id);
+}
+
+/// Calls `use` for each record of the chunk that can be there, until it returns true. Whether it did.
+template <typename Use>
+bool Index::any_copy(const ChunkId& id, const Use& use) const {
+  const auto try_fresh = [&](const Fresh& fresh) {
+    return usable(id, fresh.pack, fresh.offset, fresh.stored) &&
+           use(fresh.pack, IndexEntry{id, fresh.pack, fresh.offset, fresh.stored, fresh.plain}, std::nullopt);
+  };
+  if (const auto it = fresh_.find(id); it != fresh_.end() && try_fresh(it->second)) return true;
+  for (auto [it, end] = copies_.equal_range(id); it != end; ++it)
+    if (try_fresh(it->second)) return true;
+  for (std::size_t table = 0; table < tables_.size(); ++table) {
+    const Mounted& mounted = tables_[table];
     for (std::uint64_t i = mounted.table.find(id); i < mounted.table.size(); ++i) {
       const IndexEntry entry = mounted.table.entry(i);
       if (entry.id != id) break;
-      if (entry.pack < mounted.packs.size() && mounted.packs[entry.pack] != absent) return true;
+      if (entry.pack >= mounted.packs.size()) continue;
+      const std::uint32_t pack = mounted.packs[entry.pack];
+      if (usable(id, pack, entry.offset, entry.stored) && use(pack, entry, Place{table, i})) return true;
     }
+  }
   return false;
+}
+
+bool Index::known(const ChunkId& id) const {
+  // Claimed is as good: it will be there, or the writer fails as a whole.
+  if (const auto it = fresh_.find(id); it != fresh_.end() && it->second.pack == absent) return true;
+  return any_copy(id, [&](std::uint32_t pack, const IndexEntry&, const auto&) { return !packs_[pack].doomed; });
 }
 
 bool Index::claim(const ChunkId& id) {
   const std::scoped_lock lock(mutex_);
   if (known(id)) return false;
-  fresh_.emplace(id, Fresh{});
+  Fresh& fresh = fresh_[id];
+  if (fresh.pack != absent) copies_.emplace(id, fresh);  // one that cannot be used, or not for long
+  fresh = {};
   return true;
 }
 
@@ -148,9 +195,13 @@ void Index::publish_locked() {
     table_number[pack] = static_cast<std::uint32_t>(packs.size());
     packs.push_back(packs_[pack].id);
   }
-  for (const auto& [id, fresh] : fresh_)
-    if (const auto it = table_number.find(fresh.pack); it != table_number.end())
-      entries.push_back({id, it->second, fresh.offset, fresh.stored, fresh.plain});
+  const auto add = [&](const auto& items) {
+    for (const auto& [id, fresh] : items)
+      if (const auto it = table_number.find(fresh.pack); it != table_number.end())
+        entries.push_back({id, it->second, fresh.offset, fresh.stored, fresh.plain});
+  };
+  add(fresh_);
+  add(copies_);
 
   std::vector<std::string> merged;
   if (writable_) merged = merge_small(entries, packs);
@@ -159,7 +210,12 @@ void Index::publish_locked() {
   if (writable_) {
     name = "index/" + random_id();
     store_.put(name, bytes);
-    mount(name, store_.view(name));
+    try {
+      mount(name, store_.view(name));
+    } catch (const NotFound&) {
+      // Somebody has merged it into another one, or made the index anew, already.
+      mount({}, memory_view(std::move(bytes)));
+    }
   } else {
     mount(name, memory_view(std::move(bytes)));
   }
@@ -170,6 +226,7 @@ void Index::publish_locked() {
     return !m.name.empty() && std::find(merged.begin(), merged.end(), m.name) != merged.end();
   });
   std::erase_if(fresh_, [&](const auto& item) { return table_number.contains(item.second.pack); });
+  std::erase_if(copies_, [&](const auto& item) { return table_number.contains(item.second.pack); });
   unpublished_.clear();
   if (!writable_) return;
   merged.insert(merged.end(), bad_objects_.begin(), bad_objects_.end());
@@ -216,18 +273,11 @@ std::vector<std::string> Index::merge_small(std::vector<IndexEntry>& entries, st
 }
 
 void Index::locate(const ChunkId& id, std::vector<Location>& found) const {
-  if (const auto it = fresh_.find(id); it != fresh_.end() && it->second.pack != absent) {
-    const Fresh& fresh = it->second;
-    const Pack& pack = packs_[fresh.pack];
-    found.push_back({pack.id, fresh.offset, fresh.stored, fresh.plain, pack.sealed});
-  }
-  for (const Mounted& mounted : tables_)
-    for (std::uint64_t i = mounted.table.find(id); i < mounted.table.size(); ++i) {
-      const IndexEntry entry = mounted.table.entry(i);
-      if (entry.id != id) break;
-      if (entry.pack >= mounted.packs.size() || mounted.packs[entry.pack] == absent) continue;
-      found.push_back({packs_[mounted.packs[entry.pack]].id, entry.offset, entry.stored, entry.plain, true});
-    }
+  any_copy(id, [&](std::uint32_t number, const IndexEntry& entry, const auto&) {
+    const Pack& pack = packs_[number];
+    found.push_back({pack.id, entry.offset, entry.stored, entry.plain, pack.sealed, pack.doomed});
+    return false;
+  });
 }
 
 std::vector<Index::Location> Index::find(const ChunkId& id) {
@@ -241,9 +291,168 @@ std::vector<Index::Location> Index::find(const ChunkId& id) {
   return found;
 }
 
+std::optional<std::uint32_t> Index::length_of(const ChunkId& id) {
+  const std::scoped_lock lock(mutex_);
+  std::optional<std::uint32_t> length;
+  any_copy(id, [&](std::uint32_t, const IndexEntry& entry, const auto&) {
+    length = entry.plain;
+    return true;
+  });
+  return length;
+}
+
+std::vector<ChunkId> Index::chunks_of(const PackId& pack) {
+  const std::scoped_lock lock(mutex_);
+  std::vector<ChunkId> chunks;
+  const auto number = numbers_.find(pack);
+  if (number == numbers_.end()) return chunks;
+  const auto add = [&](const auto& items) {
+    for (const auto& [id, fresh] : items)
+      if (fresh.pack == number->second) chunks.push_back(id);
+  };
+  add(fresh_);
+  add(copies_);
+  for (const Mounted& mounted : tables_)
+    for (std::uint64_t i = 0; i < mounted.table.size(); ++i) {
+      const IndexEntry entry = mounted.table.entry(i);
+      if (entry.pack < mounted.packs.size() && mounted.packs[entry.pack] == number->second) chunks.push_back(entry.id);
+    }
+  return chunks;
+}
+
+std::vector<Index::PackInfo> Index::packs() {
+  const std::scoped_lock lock(mutex_);
+  std::vector<PackInfo> packs;
+  for (const Pack& pack : packs_)
+    if (pack.present && pack.sealed)
+      packs.push_back({pack.id, pack.size, pack.modified, pack.doomed, !pack.incomplete});
+  return packs;
+}
+
+void Index::read_dooms() {
+  for (const ObjectInfo& object : store_.list("doomed")) {
+    if (!dooms_.insert(object.name).second) continue;
+    try {
+      for (const PackId& pack : read_doom(store_, object.name))
+        packs_[number_of(pack)].doomed = true;
+    } catch (const NotFound&) {
+      // Prune has ended meanwhile.
+    } catch (const Corruption& e) {
+      // A writer that does not know what is doomed could rely on it.
+      if (writable_) throw Corruption(e.what(), "run 'stillpoint prune', which puts it in order");
+      log_warning("{}", e.what());
+    }
+  }
+}
+
+void Index::doom(std::span<const PackId> packs) {
+  const std::scoped_lock lock(mutex_);
+  for (const PackId& pack : packs)
+    packs_[number_of(pack)].doomed = true;
+}
+
+std::vector<PackId> Index::doomed() {
+  const std::scoped_lock lock(mutex_);
+  std::vector<PackId> doomed;
+  for (const Pack& pack : packs_)
+    if (pack.doomed && pack.present) doomed.push_back(pack.id);
+  return doomed;
+}
+
+std::vector<std::uint64_t> Index::table_sizes() {
+  const std::scoped_lock lock(mutex_);
+  std::vector<std::uint64_t> sizes;
+  for (const Mounted& mounted : tables_)
+    sizes.push_back(mounted.table.size());
+  return sizes;
+}
+
+std::optional<Index::Place> Index::place_of(const ChunkId& id) {
+  const std::scoped_lock lock(mutex_);
+  std::optional<Place> found;
+  any_copy(id, [&](std::uint32_t pack, const IndexEntry&, const std::optional<Place>& place) {
+    if (!place || (found && packs_[pack].doomed)) return false;
+    found = place;
+    return !packs_[pack].doomed;
+  });
+  return found;
+}
+
+std::optional<std::pair<ChunkId, Index::Location>> Index::at(const Place& place) {
+  const std::scoped_lock lock(mutex_);
+  const Mounted& mounted = tables_.at(place.table);
+  const IndexEntry entry = mounted.table.entry(place.entry);
+  if (entry.pack >= mounted.packs.size() || mounted.packs[entry.pack] == absent) return std::nullopt;
+  const Pack& pack = packs_[mounted.packs[entry.pack]];
+  return std::pair(entry.id, Location{pack.id, entry.offset, entry.stored, entry.plain, true, pack.doomed});
+}
+
+void Index::drop_gone_packs() {
+  const std::scoped_lock lock(mutex_);
+  load();
+  for (std::size_t table = 0; table < tables_.size(); ++table) {
+    const Mounted& mounted = tables_[table];
+    if (mounted.name.empty() || std::ranges::count(mounted.packs, absent) == 0) continue;
+    std::vector<PackId> packs;
+    std::vector<std::uint32_t> renumbered(mounted.packs.size(), absent);
+    for (std::size_t i = 0; i < renumbered.size(); ++i) {
+      if (mounted.packs[i] == absent) continue;
+      renumbered[i] = static_cast<std::uint32_t>(packs.size());
+      packs.push_back(mounted.table.pack(i));
+    }
+    std::vector<IndexEntry> entries;
+    for (std::uint64_t i = 0; i < mounted.table.size(); ++i) {
+      IndexEntry entry = mounted.table.entry(i);
+      if (entry.pack >= renumbered.size() || renumbered[entry.pack] == absent) continue;
+      entry.pack = renumbered[entry.pack];
+      entries.push_back(entry);
+    }
+    const std::string old = mounted.name;
+    if (!packs.empty()) store_.put("index/" + random_id(), encode_index(packs, entries));
+    store_.remove(old);
+  }
+}
+
+std::vector<std::string> Index::problems() {
+  const std::scoped_lock lock(mutex_);
+  std::vector<std::string> all = problems_;
+  const std::vector<std::string>& quarantine = quarantine_.problems();
+  all.insert(all.end(), quarantine.begin(), quarantine.end());
+  return all;
+}
+
+bool Index::knows_of_losses() {
+  const std::scoped_lock lock(mutex_);
+  return !quarantine_.empty() ||
+         std::ranges::any_of(tables_, [](const Mounted& m) { return std::ranges::count(m.packs, absent) != 0; });
+}
+
+bool Index::in_quarantine(const PackId& pack, const ChunkId& chunk) {
+  const std::scoped_lock lock(mutex_);
+  return quarantine_.holds(pack, chunk);
+}
+
+void Index::trust(const PackId& pack) {
+  const std::scoped_lock lock(mutex_);
+  quarantine_.forget(pack);
+}
+
+std::vector<ChunkId> Index::distrust(const PackId& pack, std::span<const ChunkId> chunks) {
+  const std::scoped_lock lock(mutex_);
+  std::vector<ChunkId> added;
+  for (const ChunkId& chunk : chunks)
+    if (quarantine_.add(pack, chunk)) added.push_back(chunk);
+  return added;
+}
+
+void Index::refresh() {
+  const std::scoped_lock lock(mutex_);
+  load();
+}
+
 std::uint64_t Index::size() {
   const std::scoped_lock lock(mutex_);
-  std::uint64_t count = fresh_.size();
+  std::uint64_t count = fresh_.size() + copies_.size();
   for (const Mounted& mounted : tables_)
     count += mounted.table.size();
   return count;

@@ -13,8 +13,8 @@ constexpr std::size_t max_full_packs = 2;
 
 }  // namespace
 
-PackStream::PackStream(Store& store, std::span<const std::byte, 16> repository, Index& index)
-    : store_(store), index_(index) {
+PackStream::PackStream(Store& store, std::span<const std::byte, 16> repository, Index& index, bool sealed)
+    : store_(store), index_(index), sealed_(sealed) {
   std::copy(repository.begin(), repository.end(), repository_.begin());
 }
 
@@ -36,7 +36,7 @@ void PackStream::append(const RecordHeader& header, std::span<const std::byte> r
   if (failure_) std::rethrow_exception(failure_);
   try {
     if (!current_) {
-      PackWriter writer(store_, repository_);
+      PackWriter writer(store_, repository_, sealed_);
       const std::uint32_t number = index_.begin_pack(writer.id());
       current_ = std::make_unique<Open>(Open{std::move(writer), number});
     }

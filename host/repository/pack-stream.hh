@@ -20,7 +20,7 @@ namespace stillpoint {
 /// so that the workers do not wait for the disk.
 class PackStream {
  public:
-  PackStream(Store& store, std::span<const std::byte, 16> repository, Index& index);
+  PackStream(Store& store, std::span<const std::byte, 16> repository, Index& index, bool sealed);
   PackStream(const PackStream&) = delete;
   PackStream& operator=(const PackStream&) = delete;
   /// What is not sealed is dropped.
@@ -44,6 +44,7 @@ class PackStream {
   Store& store_;
   std::array<std::byte, 16> repository_;
   Index& index_;
+  bool sealed_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::unique_ptr<Open> current_;

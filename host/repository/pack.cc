@@ -21,6 +21,8 @@ constexpr std::string_view pack_magic = "STILLPCK";
 constexpr std::string_view trailer_magic = "STILLEND";
 constexpr std::uint32_t record_magic = 0x31525053;  // "SPR1"
 constexpr std::uint32_t pack_version = 1;
+/// Of records, and of packs that have such.
+constexpr std::byte sealed_flag{1};
 constexpr std::size_t footer_entry_bytes = 48;
 constexpr std::size_t trailer_bytes = 32;
 
@@ -46,12 +48,13 @@ bool crc_holds(std::span<const std::byte> block) {
 }
 
 bool valid_kinds(std::byte codec, std::byte flags, std::byte kind, std::byte reserved) {
-  return codec <= std::byte{1} && flags == std::byte{0} && kind <= std::byte{1} && reserved == std::byte{0};
+  return codec <= std::byte{1} && flags <= sealed_flag && kind <= std::byte{1} && reserved == std::byte{0};
 }
 
-bool valid_lengths(Codec codec, std::uint32_t stored, std::uint32_t plain) {
-  return plain > 0 && plain <= max_chunk_bytes && stored > 0 && stored <= plain &&
-         (codec == Codec::zstd || stored == plain);
+bool valid_lengths(Codec codec, std::uint32_t stored, std::uint32_t plain, bool sealed) {
+  const std::uint32_t overhead = sealed ? sealed_record_bytes : 0;
+  if (plain == 0 || plain > max_chunk_bytes || stored <= overhead) return false;
+  return codec == Codec::zstd ? stored - overhead <= plain : stored - overhead == plain;
 }
 
 void encode_entry(const PackEntry& entry, std::byte* to) {
@@ -60,7 +63,7 @@ void encode_entry(const PackEntry& entry, std::byte* to) {
   put_le(to + 36, entry.stored);
   put_le(to + 40, entry.plain);
   to[44] = static_cast<std::byte>(entry.codec);
-  to[45] = std::byte{0};
+  to[45] = entry.sealed ? sealed_flag : std::byte{0};
   to[46] = static_cast<std::byte>(entry.kind);
   to[47] = std::byte{0};
 }
@@ -75,7 +78,8 @@ std::optional<PackEntry> decode_entry(const std::byte* from, std::uint64_t end) 
   if (!valid_kinds(from[44], from[45], from[46], from[47])) return std::nullopt;
   entry.codec = static_cast<Codec>(from[44]);
   entry.kind = static_cast<RecordKind>(from[46]);
-  if (!valid_lengths(entry.codec, entry.stored, entry.plain) || entry.offset < pack_header_bytes ||
+  entry.sealed = from[45] == sealed_flag;
+  if (!valid_lengths(entry.codec, entry.stored, entry.plain, entry.sealed) || entry.offset < pack_header_bytes ||
       entry.offset % record_alignment != 0 || std::uint64_t{entry.offset} + record_header_bytes + entry.stored > end)
     return std::nullopt;
   return entry;
@@ -128,8 +132,8 @@ std::vector<PackEntry> scan_records(ObjectReader& pack) {
     payload.resize(header->stored);
     pack.read(at + record_header_bytes, payload);
     if (crc32c(payload) == header->payload_crc)
-      entries.push_back(
-          {header->id, static_cast<std::uint32_t>(at), header->stored, header->plain, header->codec, header->kind});
+      entries.push_back({header->id, static_cast<std::uint32_t>(at), header->stored, header->plain, header->codec,
+                         header->kind, header->sealed});
     at = aligned(at + record_header_bytes + header->stored);
   }
   return entries;
@@ -159,7 +163,7 @@ std::optional<PackId> parse_pack_name(std::string_view name) {
 void encode(const RecordHeader& header, std::span<std::byte, record_header_bytes> to) noexcept {
   put_le(to.data(), record_magic);
   to[4] = static_cast<std::byte>(header.codec);
-  to[5] = std::byte{0};
+  to[5] = header.sealed ? sealed_flag : std::byte{0};
   to[6] = static_cast<std::byte>(header.kind);
   to[7] = std::byte{0};
   put_le(to.data() + 8, header.stored);
@@ -179,15 +183,17 @@ std::optional<RecordHeader> decode_record_header(std::span<const std::byte, reco
   header.plain = get_le<std::uint32_t>(from.data() + 12);
   std::memcpy(header.id.bytes.data(), from.data() + 16, 32);
   header.payload_crc = get_le<std::uint32_t>(from.data() + 48);
-  if (!valid_lengths(header.codec, header.stored, header.plain)) return std::nullopt;
+  header.sealed = from[5] == sealed_flag;
+  if (!valid_lengths(header.codec, header.stored, header.plain, header.sealed)) return std::nullopt;
   return header;
 }
 
-PackWriter::PackWriter(Store& store, std::span<const std::byte, 16> repository)
+PackWriter::PackWriter(Store& store, std::span<const std::byte, 16> repository, bool sealed)
     : object_(store.writer(object_name(id_))) {
   std::array<std::byte, pack_header_bytes> header{};
   put_magic(header.data(), pack_magic);
   put_le(header.data() + 8, pack_version);
+  header[12] = sealed ? sealed_flag : std::byte{0};
   std::memcpy(header.data() + 16, id_.bytes.data(), 16);
   std::memcpy(header.data() + 32, repository.data(), 16);
   close_with_crc(header);
@@ -199,7 +205,7 @@ std::uint32_t PackWriter::append(const RecordHeader& header, std::span<const std
   const auto offset = static_cast<std::uint32_t>(size_);
   object_->append(record);
   size_ += record.size();
-  entries_.push_back({header.id, offset, header.stored, header.plain, header.codec, header.kind});
+  entries_.push_back({header.id, offset, header.stored, header.plain, header.codec, header.kind, header.sealed});
   return offset;
 }
 
@@ -217,11 +223,12 @@ void PackWriter::seal() {
   object_->commit();
 }
 
-std::vector<PackEntry> read_pack_entries(Store& store, const PackId& id, std::span<const std::byte, 16> repository) {
+PackContents read_pack_entries(Store& store, const PackId& id, std::span<const std::byte, 16> repository) {
   const std::unique_ptr<ObjectReader> pack = store.reader(object_name(id));
   const std::string name = fmt::format("pack {}", bytes_to_hex(id.bytes));
   if (pack->size() > max_pack_bytes) throw Corruption(fmt::format("{} has {} bytes, too many", name, pack->size()));
   if (pack->size() < pack_header_bytes) throw Corruption(fmt::format("{} is cut short", name));
+  PackContents contents;
   std::array<std::byte, pack_header_bytes> header;
   pack->read(0, header);
   // A damaged header does not make its records worse; one that is intact must be of this pack and repository.
@@ -229,17 +236,21 @@ std::vector<PackEntry> read_pack_entries(Store& store, const PackId& id, std::sp
     if (const auto version = get_le<std::uint32_t>(header.data() + 8); version != pack_version)
       throw ConfigError(fmt::format("{} has format {}, this program knows {}", name, version, pack_version),
                         "use a newer stillpoint");
-    if (get_le<std::uint32_t>(header.data() + 12) != 0)
+    if (get_le<std::uint32_t>(header.data() + 12) > 1)
       throw ConfigError(fmt::format("{} has flags that this program does not know", name), "use a newer stillpoint");
     if (std::memcmp(header.data() + 16, id.bytes.data(), 16) != 0 ||
         std::memcmp(header.data() + 32, repository.data(), 16) != 0)
       throw Corruption(fmt::format("{} belongs to another repository or name", name));
   } else {
-    log_warning("{} has a damaged header", name);
+    contents.problem = fmt::format("{} has a damaged header", name);
   }
-  if (std::optional<std::vector<PackEntry>> entries = read_footer(*pack)) return std::move(*entries);
-  log_warning("{} has a damaged footer: reading its records instead", name);
-  return scan_records(*pack);
+  if (std::optional<std::vector<PackEntry>> entries = read_footer(*pack)) {
+    contents.entries = std::move(*entries);
+  } else {
+    contents.problem = fmt::format("{} has a damaged footer: its records were read instead", name);
+    contents.entries = scan_records(*pack);
+  }
+  return contents;
 }
 
 }  // namespace stillpoint

@@ -24,6 +24,8 @@ inline constexpr std::uint64_t max_pack_bytes = std::uint64_t{1} << 30;
 inline constexpr std::uint32_t max_chunk_bytes = 4 << 20;
 inline constexpr std::size_t pack_header_bytes = 64;
 inline constexpr std::size_t record_header_bytes = 56;
+/// How much longer a sealed record is than what it holds (record-seal.hh).
+inline constexpr std::size_t sealed_record_bytes = 44;
 /// Records begin at multiples of it, so that a scan finds the next one behind a damaged one.
 inline constexpr std::size_t record_alignment = 8;
 
@@ -50,6 +52,7 @@ struct RecordHeader {
   std::uint32_t plain = 0;   ///< bytes of the chunk
   ChunkId id;
   std::uint32_t payload_crc = 0;  ///< CRC-32C of the stored bytes
+  bool sealed = false;            ///< the stored bytes are encrypted
 };
 
 void encode(const RecordHeader& header, std::span<std::byte, record_header_bytes> to) noexcept;
@@ -64,14 +67,15 @@ struct PackEntry {
   std::uint32_t plain = 0;
   Codec codec = Codec::raw;
   RecordKind kind = RecordKind::data;
+  bool sealed = false;
   bool operator==(const PackEntry&) const = default;
 };
 
 /// Writes one pack; not for several threads at once.
 class PackWriter {
  public:
-  /// `repository`: its id in bytes.
-  PackWriter(Store& store, std::span<const std::byte, 16> repository);
+  /// `repository`: its id in bytes. `sealed`: its records are encrypted.
+  PackWriter(Store& store, std::span<const std::byte, 16> repository, bool sealed);
 
   [[nodiscard]] const PackId& id() const noexcept { return id_; }
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
@@ -91,9 +95,13 @@ class PackWriter {
   std::vector<PackEntry> entries_;
 };
 
-/// Reads a pack's footer; when that is damaged, finds the intact records by reading the pack through (and logs a
-/// warning). Throws Corruption when it is no pack of this repository, NotFound.
-[[nodiscard]] std::vector<PackEntry> read_pack_entries(Store& store, const PackId& id,
-                                                       std::span<const std::byte, 16> repository);
+struct PackContents {
+  std::vector<PackEntry> entries;
+  std::string problem;  ///< what is damaged of the pack's frame; empty when nothing is
+};
+
+/// Reads a pack's footer; when that is damaged, finds the intact records by reading the pack through. Throws Corruption
+/// when it is no pack of this repository, NotFound.
+[[nodiscard]] PackContents read_pack_entries(Store& store, const PackId& id, std::span<const std::byte, 16> repository);
 
 }  // namespace stillpoint

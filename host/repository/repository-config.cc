@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::uint64_t format_version = 1;
 constexpr std::uint64_t config_limit = 1 << 20;
+constexpr const char* cipher_name = "aes-256-gcm";
 
 [[noreturn]] void newer_format(const Store& store, std::string_view what) {
   throw ConfigError(fmt::format("the repository {} has a newer format: {}", store.url(), what),
@@ -26,7 +27,7 @@ constexpr std::uint64_t config_limit = 1 << 20;
 /// Features lie in the configuration and, when they came later, as empty objects named features/CLASS.NAME.
 void check_feature(const Store& store, std::string_view feature_class, std::string_view name, bool for_writing) {
   if (feature_class == "compat") return;
-  if (feature_class == "ro_compat" && !for_writing) return;
+  if (feature_class == "ro_compat" && (!for_writing || name == "leases")) return;
   newer_format(store, fmt::format("it uses '{}'", name));
 }
 
@@ -49,9 +50,10 @@ RepositoryConfig parse_config(Store& store, const std::string& text, bool for_wr
     if (const std::uint64_t version = json_uint(json, "format"); version != format_version)
       newer_format(store, fmt::format("version {}, and this program knows {}", version, format_version));
     check_features(store, json, for_writing);
-    if (const std::string encryption = json_string(json, "encryption", 64); encryption != "none")
-      newer_format(store, fmt::format("encryption '{}'", encryption));
     RepositoryConfig config;
+    const std::string encryption = json_string(json, "encryption", 64);
+    config.encrypted = encryption == cipher_name;
+    if (!config.encrypted && encryption != "none") newer_format(store, fmt::format("encryption '{}'", encryption));
     config.id = json_string(json, "id", 64);
     config.chunk_bytes = static_cast<std::uint32_t>(json_uint(json, "chunk_bytes", UINT32_MAX));
     if (!is_id(config.id) || !valid_chunk_bytes(config.chunk_bytes))
@@ -76,10 +78,22 @@ void write_config(Store& store, const RepositoryConfig& config) {
            {"id", config.id},
            {"created", format_time(wall_now())},
            {"chunk_bytes", config.chunk_bytes},
-           {"encryption", "none"},
+           {"encryption", config.encrypted ? cipher_name : "none"},
            {"features", {{"incompat", Json::array()}, {"ro_compat", Json::array()}, {"compat", Json::array()}}}});
   store.put("config.copy", as_bytes(text));
   store.put("config", as_bytes(text));
+}
+
+std::vector<std::string> config_problems(Store& store) {
+  std::vector<std::string> problems;
+  for (const char* name : {"config", "config.copy"}) {
+    try {
+      static_cast<void>(parse_config(store, store.get(name, config_limit), false));
+    } catch (const Error& e) {
+      problems.push_back(fmt::format("{}: {}", name, e.what()));
+    }
+  }
+  return problems;
 }
 
 RepositoryConfig read_config(Store& store, bool for_writing) {

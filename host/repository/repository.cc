@@ -4,35 +4,91 @@
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "common/log.hh"
+#include "host/repository/checksum.hh"
 #include "host/repository/chunk-store.hh"
 #include "host/repository/disk-reader.hh"
 #include "host/repository/disk-writer.hh"
 #include "host/repository/document.hh"
+#include "host/repository/doom.hh"
 #include "host/repository/dump-reader.hh"
 #include "host/repository/dump-writer.hh"
+#include "host/repository/lease.hh"
+#include "host/repository/pruner.hh"
+#include "host/repository/quarantine.hh"
 #include "host/repository/repository-config.hh"
 #include "host/repository/still-point-name.hh"
 #include "host/repository/store.hh"
+#include "host/repository/verifier.hh"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
 
 namespace stillpoint {
 
+namespace {
+
+/// Bytes that prune and delete can free before they need some.
+constexpr const char* reserve_object = "reserve";
+constexpr std::size_t reserve_bytes = std::size_t{1} << 20;
+
+void make_reserve(Store& store) {
+  std::vector<std::byte> bytes(reserve_bytes);
+  fill_random(bytes);  // for file systems that compress
+  store.put(reserve_object, bytes);
+}
+
+}  // namespace
+
 class Repository::Engine {
  public:
-  Engine(std::string_view url, Mode mode)
-      : store(open_store(url, mode == Mode::write ? StoreAccess::write : StoreAccess::read)),
-        config(read_config(*store, mode == Mode::write)),
-        writable(mode == Mode::write) {}
+  Engine(std::shared_ptr<Store> its_store, Mode mode, const AskForKey& ask)
+      : store(std::move(its_store)), config(read_config(*store, mode != Mode::read)), writable(mode != Mode::read) {
+    if (config.encrypted) unlock(ask);
+    // Before anything is read that a backup may rely on.
+    if (writable) take_lease(mode);
+  }
+
+  void unlock(const AskForKey& ask) {
+    if (!ask) throw ConfigError(fmt::format("the repository {} is encrypted, and no key is given", store->url()));
+    master = KeyRing(*store, config.id).open(ask());
+    keys = std::make_shared<RepositoryKeys>(*master);
+  }
+
+  void need_encrypted() const {
+    if (!master) throw ConfigError(fmt::format("the repository {} is not encrypted", store->url()));
+  }
+
+  /// Where the store is full, what is there to make room has some set aside for that.
+  void take_lease(Mode mode) {
+    try {
+      lease = std::make_unique<Lease>(store, Lease::Kind::shared);
+    } catch (const StorageError&) {
+      if (mode != Mode::reclaim || !store->exists(reserve_object)) throw;
+      store->remove(reserve_object);
+      lease = std::make_unique<Lease>(store, Lease::Kind::shared);
+    }
+    store->work_under(lease->id());
+  }
 
   /// The chunks, and with them the index, are opened when they are first needed: `list` goes without.
   /// Writers may be asked for by several threads at once.
   std::shared_ptr<ChunkStore> open_chunks() {
     const std::scoped_lock lock(mutex_);
-    if (!chunks_) chunks_ = std::make_shared<ChunkStore>(store, config.id, config.chunk_bytes, writable);
+    if (!lease) {
+      try {
+        take_lease(Mode::read);
+      } catch (const Error& e) {
+        // Where it may only read: a prune meanwhile can make it fail, and nothing worse.
+        log_debug("reading without a lease: {}", e.what());
+      }
+    }
+    if (!chunks_) chunks_ = std::make_shared<ChunkStore>(store, config.id, config.chunk_bytes, writable, keys);
     return chunks_;
   }
 
@@ -49,6 +105,9 @@ class Repository::Engine {
   std::shared_ptr<Store> store;
   RepositoryConfig config;
   bool writable;
+  std::optional<Secret> master;  ///< of an encrypted one
+  std::shared_ptr<const RepositoryKeys> keys;
+  std::unique_ptr<Lease> lease;  ///< none while only manifests are read, and where nothing can be written
 
  private:
   std::mutex mutex_;
@@ -56,6 +115,23 @@ class Repository::Engine {
 };
 
 namespace {
+
+constexpr unsigned lock_files = 64;
+constexpr std::chrono::milliseconds lock_interval{50};
+
+/// What nobody will finish: of leases that are gone, and what is a day old and has none.
+void sweep_unfinished(Store& store) {
+  std::set<std::string> held;
+  for (const HeldLease& lease : held_leases(store))
+    held.insert(lease.id);
+  const WallTime yesterday = wall_now() - std::chrono::hours(24);
+  for (const ObjectInfo& object : store.list("tmp")) {
+    const std::string name = object.name.substr(sizeof "tmp");
+    const std::size_t dot = name.find('.');
+    const bool lost = dot == std::string::npos ? object.modified < yesterday : !held.contains(name.substr(0, dot));
+    if (lost) store.remove(object.name);
+  }
+}
 
 /// "manifests/DOMAIN/TIME" as a summary; nothing when it is named otherwise.
 std::optional<StillPointSummary> summary_of(std::string_view object) {
@@ -108,6 +184,30 @@ std::string nearest(const std::vector<StillPointSummary>& all, const StillPointN
   return fmt::format("there is {}", fmt::join(names, ", "));
 }
 
+std::string protection_object(const std::string& name) {
+  const StillPointName parsed = parse_still_point_name(name);
+  return fmt::format("protected/{}/{}", escape_domain(parsed.domain), parsed.time);
+}
+
+/// What of a still point cannot be given back; adds the bytes of its disks and dumps to `covered`.
+std::vector<std::string> why_damaged(MapCheck& check, const Manifest& manifest,
+                                     const std::optional<std::filesystem::path>& directory, std::uint64_t& covered) {
+  std::vector<std::string> reasons;
+  const auto follow = [&](const auto& map, std::string_view kind, std::string_view name) {
+    covered += map.size;
+    if (const std::string why = check.why_not_whole(map); !why.empty())
+      reasons.push_back(fmt::format("{} {}: {}", kind, name, why));
+  };
+  for (const DiskRecord& disk : manifest.disks)
+    follow(disk.map, "disk", disk.target);
+  for (const DumpRecord& dump : manifest.dumps)
+    if (dump.failure.empty()) follow(dump.map, "dump", dump.name);
+  for (const TreeRecord& tree : manifest.trees)
+    if (tree.failure.empty() && directory && !std::filesystem::is_directory(*directory / tree.path))
+      reasons.push_back(fmt::format("tree of {}: {} is gone", tree.file_system, tree.path));
+  return reasons;
+}
+
 }  // namespace
 
 void Repository::create(std::string_view url, const RepositoryOptions& options) {
@@ -115,10 +215,17 @@ void Repository::create(std::string_view url, const RepositoryOptions& options) 
     throw ConfigError(fmt::format("chunks of {} bytes are not possible", options.chunk_bytes),
                       "use a power of two from 65536 to 4194304");
   const std::unique_ptr<Store> store = open_store(url, StoreAccess::create);
-  write_config(*store, {random_id(), options.chunk_bytes});
+  const RepositoryConfig config{random_id(), options.chunk_bytes, options.key.has_value()};
+  // The key first: a repository that is there can be opened.
+  if (options.key) KeyRing(*store, config.id).add(random_secret(), *options.key, "");
+  make_reserve(*store);
+  write_config(*store, config);
 }
 
-Repository::Repository(std::string_view url, Mode mode) : engine_(std::make_unique<Engine>(url, mode)) {}
+Repository::Repository(std::string_view url, Mode mode, const AskForKey& ask)
+    : Repository(open_store(url, mode == Mode::write ? StoreAccess::write : StoreAccess::read), mode, ask) {}
+Repository::Repository(std::shared_ptr<Store> store, Mode mode, const AskForKey& ask)
+    : engine_(std::make_unique<Engine>(std::move(store), mode, ask)) {}
 Repository::Repository(Repository&&) noexcept = default;
 Repository& Repository::operator=(Repository&&) noexcept = default;
 Repository::~Repository() = default;
@@ -129,6 +236,27 @@ const std::string& Repository::id() const {
 
 std::uint32_t Repository::chunk_bytes() const {
   return engine_->config.chunk_bytes;
+}
+
+bool Repository::encrypted() const {
+  return engine_->config.encrypted;
+}
+
+std::string Repository::add_key(const KeySource& source, std::string_view label) {
+  engine_->need_writable();
+  engine_->need_encrypted();
+  return KeyRing(*engine_->store, id()).add(*engine_->master, source, label);
+}
+
+void Repository::remove_key(const std::string& key) {
+  engine_->need_writable();
+  engine_->need_encrypted();
+  KeyRing(*engine_->store, id()).remove(key);
+}
+
+std::vector<KeyInfo> Repository::keys() {
+  engine_->need_encrypted();
+  return KeyRing(*engine_->store, id()).list();
 }
 
 std::optional<std::filesystem::path> Repository::directory() const {
@@ -143,6 +271,29 @@ std::unique_ptr<DiskWriter> Repository::write_disk(std::uint64_t size, const std
 std::unique_ptr<DumpWriter> Repository::write_dump() {
   engine_->need_writable();
   return std::make_unique<ChunkedDumpWriter>(engine_->open_chunks());
+}
+
+Repository::Locks Repository::lock_clusters(const std::vector<std::string>& names, const Deadline& deadline,
+                                            const std::stop_token& stop) {
+  // Names may come from a guest: whatever it makes up, there are so many files and no more. In one order, so that no
+  // two wait for each other.
+  std::set<std::string> files;
+  ChunkHasher hash;
+  for (const std::string& name : names)
+    files.insert(fmt::format("cluster-{:02x}", std::to_integer<unsigned>(hash(as_bytes(name)).bytes[0]) % lock_files));
+  Locks locks;
+  for (const std::string& file : files) {
+    for (;;) {
+      if (std::unique_ptr<StoreLock> lock = engine_->store->try_lock(file)) {
+        locks.push_back(std::move(lock));
+        break;
+      }
+      if (deadline.passed()) throw Locked(fmt::format("somebody else holds {}", fmt::join(names, ", ")));
+      if (stop.stop_requested()) throw Interrupted("stopped while it waited for others");
+      std::this_thread::sleep_for(lock_interval);
+    }
+  }
+  return locks;
 }
 
 std::string Repository::free_name(std::string_view domain, WallTime instant) {
@@ -160,10 +311,54 @@ void Repository::commit(Manifest& manifest) {
   const Json json = to_json(manifest);
   // What could not be read again must not be written.
   static_cast<void>(parse_manifest(json));
-  const std::string document = seal_document("manifest", json);
-  if (const std::shared_ptr<ChunkStore> chunks = engine_->opened_chunks()) chunks->flush();
-  const std::string time = manifest.name.substr(manifest.domain.size() + 1);
-  engine_->store->put(manifest_object(manifest.domain, time), as_bytes(document));
+  try {
+    if (const std::shared_ptr<ChunkStore> chunks = engine_->opened_chunks()) chunks->flush();
+  } catch (const StorageError&) {
+    // Without a lease its unfinished packs are gone too: that is the better reason.
+    engine_->lease->check();
+    throw;
+  }
+  const std::string name = manifest_object(manifest.domain, manifest.name.substr(manifest.domain.size() + 1));
+  const std::string document =
+      seal_document("manifest", engine_->keys ? encrypt_document(engine_->keys->documents, name, json) : json);
+  const std::unique_ptr<ObjectWriter> object = engine_->store->writer(name);
+  object->append(as_bytes(document));
+  relink_base(manifest);
+  // Whoever takes the lease away from here on takes the unfinished object too.
+  engine_->lease->check();
+  object->commit();
+}
+
+/// An incremental relies on its base without looking. Where prune works meanwhile, and the base may be no more, it
+/// looks: what only doomed packs hold is stored again.
+void Repository::relink_base(const Manifest& manifest) {
+  const std::shared_ptr<ChunkStore> chunks = engine_->opened_chunks();
+  if (!chunks || manifest.parent.empty()) return;
+  // Most often the base is the newest.
+  std::vector<StillPointSummary> all = list(manifest.domain);
+  std::ranges::reverse(all);
+  const bool base_is_there = std::ranges::any_of(all, [&](const StillPointSummary& summary) {
+    try {
+      return load(summary.name).id == manifest.parent;
+    } catch (const Error&) {
+      return false;
+    }
+  });
+  if (base_is_there && engine_->store->list("doomed").empty()) return;
+  chunks->index().refresh();
+  std::set<ChunkId> doomed;
+  MapCheck check(*chunks, [&](const ChunkId& id) {
+    if (std::ranges::all_of(chunks->index().find(id), &Index::Location::doomed)) doomed.insert(id);
+  });
+  for (const DiskRecord& disk : manifest.disks)
+    if (const std::string why = check.why_not_whole(disk.map); !why.empty())
+      throw CaptureError(
+          fmt::format("the still point that disk {} builds on was deleted meanwhile: {}", disk.target, why),
+          "try again");
+  StoredTally tally;
+  for (const ChunkId& id : doomed)
+    static_cast<void>(chunks->put(chunks->get(id, max_chunk_bytes), RecordKind::data, tally));
+  if (!doomed.empty()) chunks->flush();
 }
 
 std::unique_ptr<BlockReader> Repository::open_disk(const DiskMap& map) {
@@ -172,6 +367,163 @@ std::unique_ptr<BlockReader> Repository::open_disk(const DiskMap& map) {
 
 void Repository::read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer) {
   read_stream(*engine_->open_chunks(), map, consumer);
+}
+
+std::vector<std::string> Repository::resolve(const std::vector<std::string>& names) {
+  std::vector<std::string> found;
+  const auto add_all = [&](const std::vector<StillPointSummary>& all) {
+    for (const StillPointSummary& summary : all)
+      found.push_back(summary.name);
+  };
+  if (names.empty()) add_all(list());
+  for (const std::string& name : names) {
+    const StillPointName parsed = parse_still_point_name(name);
+    if (!parsed.time.empty() || name.ends_with("@latest")) {
+      found.push_back(load(name).name);
+      continue;
+    }
+    const std::vector<StillPointSummary> all = list(parsed.domain);
+    if (all.empty()) throw NotFound(fmt::format("there is no still point of '{}'", name), nearest(list(), parsed));
+    add_all(all);
+  }
+  return found;
+}
+
+VerifyResult Repository::verify(const std::vector<std::string>& names, const VerifyOptions& options) {
+  const std::vector<std::string> wanted = resolve(names);
+  const std::shared_ptr<ChunkStore> chunks = engine_->open_chunks();
+  VerifyResult result;
+  result.problems = config_problems(*engine_->store);
+  for (std::string& problem : chunks->index().problems())
+    result.problems.push_back(std::move(problem));
+  read_packs(*chunks, options, result);
+  MapCheck check(*chunks);
+  for (const std::string& name : wanted) {
+    if (options.stop.stop_requested()) throw Interrupted("stopped while it followed the maps");
+    try {
+      DamagedStillPoint damaged{name, why_damaged(check, load(name), directory(), result.covered)};
+      if (!damaged.reasons.empty()) result.damaged.push_back(std::move(damaged));
+    } catch (const NotFound&) {
+      continue;  // deleted since it was listed
+    } catch (const Corruption& e) {
+      result.damaged.push_back({name, {e.what()}});
+    }
+    ++result.still_points;
+  }
+  // Written down, so that the next backup looks whether its base is whole. No pack has that name.
+  const bool unknown = !chunks->index().knows_of_losses();
+  const std::vector<ChunkId> missing =
+      chunks->index().distrust({}, std::vector<ChunkId>(check.missing().begin(), check.missing().end()));
+  if (engine_->writable && unknown && !missing.empty()) put_in_quarantine(*engine_->store, {}, missing);
+  return result;
+}
+
+std::vector<RetainedStillPoint> Repository::retention(const RetentionPolicy& policy,
+                                                      const std::vector<std::string>& domains) {
+  std::map<std::string, std::vector<RetainedStillPoint>> by_domain;
+  for (const std::string& domain : domains)
+    if (list(domain).empty())
+      throw NotFound(fmt::format("there is no still point of '{}'", domain), nearest(list(), {domain, {}}));
+  for (const StillPointSummary& summary : list())
+    if (domains.empty() || std::ranges::count(domains, summary.domain) != 0)
+      by_domain[summary.domain].push_back({summary.name, summary.instant, is_protected(summary.name), {}});
+  std::vector<RetainedStillPoint> all;
+  for (auto& [domain, still_points] : by_domain) {
+    apply_retention(policy, still_points);
+    all.insert(all.end(), still_points.begin(), still_points.end());
+  }
+  return all;
+}
+
+void Repository::remove(const std::string& name) {
+  engine_->need_writable();
+  if (is_protected(name))
+    throw UsageError(fmt::format("{} is protected", name), fmt::format("stillpoint unprotect {}", name));
+  const StillPointName parsed = parse_still_point_name(name);
+  if (!contains(name)) throw NotFound(fmt::format("there is no still point '{}'", name), nearest(list(), parsed));
+  engine_->store->remove(manifest_object(parsed.domain, parsed.time));
+}
+
+bool Repository::contains(const std::string& name) {
+  const StillPointName parsed = parse_still_point_name(name);
+  return !parsed.time.empty() && engine_->store->exists(manifest_object(parsed.domain, parsed.time));
+}
+
+void Repository::protect(const std::string& name, bool on) {
+  engine_->need_writable();
+  const std::string object = protection_object(load(name).name);
+  if (!on) return engine_->store->remove(object);
+  if (!engine_->store->exists(object)) engine_->store->put(object, {});
+}
+
+bool Repository::is_protected(const std::string& name) {
+  return !parse_still_point_name(name).time.empty() && engine_->store->exists(protection_object(name));
+}
+
+ReclaimResult Repository::reclaim(const ReclaimOptions& options) {
+  Store& store = *engine_->store;
+  std::optional<Lease> exclusive;
+  const auto others = [&](bool take_over) {
+    for (const HeldLease& lease : held_leases(store)) {
+      if (lease.kind != Lease::Kind::exclusive || lease.id == exclusive->id()) continue;
+      if (!lease.expired || !take_over)
+        throw Locked(fmt::format("another prune runs: {}", lease.holder), "try again later");
+      fence(store, lease);
+    }
+  };
+  if (!options.dry_run) {
+    engine_->need_writable();
+    exclusive.emplace(engine_->store, Lease::Kind::exclusive);
+    std::this_thread::sleep_for(store.visibility());
+    others(true);
+    const std::string feature = "features/ro_compat.leases";
+    if (!store.exists(feature)) store.put(feature, {});
+    drop_damaged_dooms(store);
+    sweep_unfinished(store);
+  }
+  const auto names = [this, &options] {
+    std::vector<std::string> all;
+    for (const ObjectInfo& object : engine_->store->list("manifests")) {
+      const std::optional<StillPointSummary> summary = summary_of(object.name);
+      if (!summary)
+        throw Corruption(fmt::format("{} is no still point's name, so nothing is deleted", object.name),
+                         "look what it is, and take it away");
+      if (std::ranges::count(options.without, summary->name) == 0) all.push_back(summary->name);
+    }
+    return all;
+  };
+  const auto check = [&] {
+    if (!exclusive) return;
+    exclusive->check();
+    others(false);
+  };
+  const std::shared_ptr<ChunkStore> chunks = engine_->open_chunks();
+  Pruner pruner(
+      *chunks, names, [this](const std::string& name) { return load(name); },
+      engine_->lease ? engine_->lease->id() : std::string(), check);
+  ReclaimResult result = pruner.run(options);
+  try {
+    if (!options.dry_run && !store.exists(reserve_object)) make_reserve(store);
+  } catch (const StorageError& e) {
+    log_warning("nothing could be set aside for the next time: {}", e.what());
+  }
+  return result;
+}
+
+std::size_t Repository::rebuild_index() {
+  engine_->need_writable();
+  // What others publish meanwhile stays: only what was there before is replaced.
+  const std::vector<ObjectInfo> old = engine_->store->list("index");
+  Index fresh(*engine_->store, engine_->open_chunks()->repository(), true, Index::Source::packs);
+  fresh.publish();
+  for (const ObjectInfo& object : old)
+    engine_->store->remove(object.name);
+  return fresh.packs().size();
+}
+
+bool Repository::is_whole(const DiskMap& map) {
+  const std::shared_ptr<ChunkStore> chunks = engine_->open_chunks();
+  return !chunks->index().knows_of_losses() || MapCheck(*chunks).why_not_whole(map).empty();
 }
 
 std::vector<StillPointSummary> Repository::list(std::string_view domain) {
@@ -209,7 +561,9 @@ Manifest Repository::load(std::string_view name) {
   }
   const std::string what = fmt::format("the manifest of {}", full_name);
   try {
-    Manifest manifest = parse_manifest(open_document("manifest", text, what));
+    Json json = open_document("manifest", text, what);
+    if (engine_->keys) json = decrypt_document(engine_->keys->documents, object, json);
+    Manifest manifest = parse_manifest(json);
     if (manifest.name != full_name) throw Corruption(fmt::format("{} is that of {}", what, manifest.name));
     return manifest;
   } catch (const Corruption& e) {

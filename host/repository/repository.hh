@@ -2,7 +2,13 @@
 #pragma once
 
 #include "common/block.hh"
+#include "common/clock.hh"
+#include "host/repository/key-ring.hh"
 #include "host/repository/manifest.hh"
+#include "host/repository/prune-result.hh"
+#include "host/repository/retention.hh"
+#include "host/repository/store.hh"
+#include "host/repository/verify-result.hh"
 
 #include <cstdint>
 #include <filesystem>
@@ -10,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,6 +51,8 @@ class DumpWriter {
 
 struct RepositoryOptions {
   std::uint32_t chunk_bytes = 256 << 10;  ///< a power of two, 64 KiB to 4 MiB; fixed for the repository's life
+  /// The first key of an encrypted one; without it, nothing is ever encrypted.
+  std::optional<KeySource> key{};
 };
 
 /// What `list` shows without reading a whole manifest twice.
@@ -56,13 +65,21 @@ struct StillPointSummary {
 /// One repository: a set of immutable objects behind a store (docs/repository-format.md).
 class Repository {
  public:
-  enum class Mode { read, write };
+  using Locks = std::vector<std::unique_ptr<StoreLock>>;
+  enum class Mode {
+    read,
+    write,
+    reclaim,  ///< write, to delete: also where the store is full
+  };
 
   /// Makes a new one. Throws ConfigError when there is something already, StorageError when it cannot be written.
   static void create(std::string_view url, const RepositoryOptions& options);
 
-  /// Opens it. Throws ConfigError: no such place, not a repository, a newer format, read-only for writing.
-  Repository(std::string_view url, Mode mode);
+  /// Opens it. Throws ConfigError: no such place, not a repository, a newer format, read-only for writing, encrypted
+  /// and the key is missing or wrong.
+  Repository(std::string_view url, Mode mode, const AskForKey& ask = {});
+  /// On a store that is open already.
+  Repository(std::shared_ptr<Store> store, Mode mode, const AskForKey& ask = {});
   Repository(Repository&&) noexcept;
   Repository& operator=(Repository&&) noexcept;
   ~Repository();
@@ -70,12 +87,23 @@ class Repository {
   /// is_id; fixed at its creation.
   [[nodiscard]] const std::string& id() const;
   [[nodiscard]] std::uint32_t chunk_bytes() const;
+  [[nodiscard]] bool encrypted() const;
+  /// Adds a key to those that open it; its id. Throws ConfigError when it is not encrypted.
+  std::string add_key(const KeySource& source, std::string_view label);
+  /// Throws NotFound; UsageError for the last one.
+  void remove_key(const std::string& id);
+  [[nodiscard]] std::vector<KeyInfo> keys();
   /// Where trees go; empty for a store that is no directory.
   [[nodiscard]] std::optional<std::filesystem::path> directory() const;
 
   /// `base`: the disk as it was, for an incremental; may be of another size.
   [[nodiscard]] std::unique_ptr<DiskWriter> write_disk(std::uint64_t size, const std::optional<DiskMap>& base);
   [[nodiscard]] std::unique_ptr<DumpWriter> write_dump();
+
+  /// Keeps everybody else who uses this repository from the nodes of these database clusters while the locks live.
+  /// Throws Locked after the deadline, Interrupted.
+  [[nodiscard]] Locks lock_clusters(const std::vector<std::string>& names, const Deadline& deadline,
+                                    const std::stop_token& stop);
 
   /// A free name for a still point of that domain and instant: "web1@2026-11-22T08:20:11Z", with microseconds when that
   /// one is taken. Throws UsageError for a domain's name that cannot be part of one.
@@ -90,6 +118,34 @@ class Repository {
   /// In order. The consumer may throw to stop.
   void read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer);
 
+  /// The still points that these name, in full: "web1" is all of that domain, nothing is all that there are. Throws
+  /// UsageError, NotFound.
+  [[nodiscard]] std::vector<std::string> resolve(const std::vector<std::string>& names);
+
+  /// Whether everything that these still points need is there; with `read_percent`, whether it is as it was written.
+  /// Empty: all. Damaged chunks go to quarantine where the repository is open for writing, and the next backup that has
+  /// them stores them anew. Throws NotFound, Interrupted.
+  [[nodiscard]] VerifyResult verify(const std::vector<std::string>& names, const VerifyOptions& options);
+  /// What the policy makes of the still points of these domains; empty: of all. By domain, oldest first.
+  [[nodiscard]] std::vector<RetainedStillPoint> retention(const RetentionPolicy& policy,
+                                                          const std::vector<std::string>& domains);
+  /// Deletes a still point; its space is reclaimed by reclaim(). Throws NotFound, UsageError for a protected one.
+  void remove(const std::string& name);
+  /// Keeps a still point from being deleted, or no longer. Throws NotFound.
+  void protect(const std::string& name, bool on);
+  /// By its full name.
+  [[nodiscard]] bool contains(const std::string& name);
+  [[nodiscard]] bool is_protected(const std::string& name);
+  /// Deletes what no still point needs. Throws Locked when another prune runs, Corruption, Interrupted.
+  ReclaimResult reclaim(const ReclaimOptions& options);
+
+  /// Replaces the index by what the packs' own footers say. Returns how many packs there are.
+  std::size_t rebuild_index();
+
+  /// Whether all that a disk needs is there, as far as an earlier verify() has told. Costs nothing while nothing was
+  /// ever found damaged.
+  [[nodiscard]] bool is_whole(const DiskMap& map);
+
   /// By domain, then by time, oldest first; all domains when `domain` is empty.
   [[nodiscard]] std::vector<StillPointSummary> list(std::string_view domain = {});
   /// "web1@2026-11-22T08:20:11Z", "web1@latest" or "web1" (the latest). Throws UsageError, NotFound, Corruption.
@@ -98,6 +154,8 @@ class Repository {
   [[nodiscard]] std::optional<Manifest> latest(std::string_view domain);
 
  private:
+  void relink_base(const Manifest& manifest);
+
   class Engine;
   std::unique_ptr<Engine> engine_;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "common/clock.hh"
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -16,6 +18,7 @@ namespace stillpoint {
 struct ObjectInfo {
   std::string name;
   std::uint64_t size = 0;  ///< bytes
+  WallTime modified{};     ///< by the store's clock
 };
 
 /// An object on its way into the store: nobody sees it before commit(); going out of scope without it leaves nothing.
@@ -46,6 +49,12 @@ class ObjectView {
 
 [[nodiscard]] std::unique_ptr<ObjectView> memory_view(std::vector<std::byte> bytes);
 
+/// Kept from others for as long as it lives, whoever dies.
+class StoreLock {
+ public:
+  virtual ~StoreLock() = default;
+};
+
 /// Where objects live: put, get a range, list, delete, exists. Names are flat ("packs/ab/abcd"), objects are written
 /// once and never change. All operations may be called from several threads.
 class Store {
@@ -72,6 +81,17 @@ class Store {
   [[nodiscard]] virtual bool exists(const std::string& name) = 0;
   /// Deletes it; no error when it is gone already.
   virtual void remove(const std::string& name) = 0;
+
+  /// How long after it was written an object may not be seen by others.
+  [[nodiscard]] virtual std::chrono::seconds visibility() const { return std::chrono::seconds(0); }
+
+  /// From now on, what this store has not finished writing is known by that lease (is_id), for drop_unfinished().
+  virtual void work_under(std::string_view lease) = 0;
+  /// Makes everything that was begun under the lease fail: nothing of it appears any more. Throws StorageError.
+  virtual void drop_unfinished(std::string_view lease) = 0;
+
+  /// A lock of that name, which is no object; null when somebody has it. Throws StorageError.
+  [[nodiscard]] virtual std::unique_ptr<StoreLock> try_lock(const std::string& name) = 0;
 };
 
 enum class StoreAccess {

@@ -19,68 +19,6 @@ using namespace stillpoint;
 using namespace stillpoint::test;
 namespace fs = std::filesystem;
 
-namespace {
-
-constexpr std::uint32_t small_chunks = 64 << 10;
-
-/// A warning for each damaged object is right, and too much for a test's output.
-class Quiet {
- public:
-  Quiet() { set_log_level(LogLevel::error); }
-  Quiet(const Quiet&) = delete;
-  Quiet& operator=(const Quiet&) = delete;
-  ~Quiet() { set_log_level(LogLevel::info); }
-};
-
-/// A repository with one still point of known content.
-struct Sample {
-  Scratch scratch;
-  Bytes disk = text_bytes(5 * small_chunks + 100, 1);
-  Bytes dump = text_bytes(200000, 2);
-  Manifest manifest;
-
-  Sample() {
-    Repository::create(scratch.repository(), {small_chunks});
-    Repository repository(scratch.repository(), Repository::Mode::write);
-    manifest = commit(repository, "web1", write_whole(repository, disk), write_stream(repository, dump));
-  }
-
-  /// True when the still point reads as it was; false when Corruption said that it does not. Anything else fails.
-  bool reads() const {
-    try {
-      Repository repository(scratch.repository(), Repository::Mode::read);
-      const Manifest found = repository.load("web1");
-      const bool same_manifest = found.name == manifest.name && found.domain_xml == manifest.domain_xml;
-      const bool same_disk = read_whole(repository, found.disks.at(0).map) == disk;
-      const bool same_dump = read_stream(repository, found.dumps.at(0).map) == dump;
-      REQUIRE(same_manifest);
-      REQUIRE(same_disk);
-      REQUIRE(same_dump);
-      return true;
-    } catch (const Corruption&) {
-      return false;
-    }
-  }
-
-  fs::path root() const { return scratch.repository(); }
-};
-
-void flip(const fs::path& path, std::uint64_t offset, std::byte mask) {
-  const UniqueFd fd = open_file(path, O_RDWR);
-  std::byte byte{};
-  pread_exactly(fd.get(), {&byte, 1}, offset, "object");
-  byte ^= mask;
-  pwrite_all(fd.get(), {&byte, 1}, offset, "object");
-}
-
-fs::path only_file(const fs::path& directory) {
-  const std::vector<fs::path> files = files_below(directory);
-  REQUIRE(files.size() == 1);
-  return files[0];
-}
-
-}  // namespace
-
 TEST_CASE("the index comes back from the packs") {
   const Quiet quiet;
   const Sample sample;
@@ -191,7 +129,7 @@ TEST_CASE("a full target stops the backup, and what was complete stays") {
   const Sample sample;
   const fs::path small = sample.scratch.path() / "small";
   fs::create_directory(small);
-  const bool mounted = ::mount("none", small.c_str(), "tmpfs", 0, "size=3m") == 0;
+  const bool mounted = ::mount("none", small.c_str(), "tmpfs", 0, "size=4m") == 0;
   if (!mounted) {
     MESSAGE("skipped: mounting needs privileges");
     return;

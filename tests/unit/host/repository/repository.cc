@@ -6,8 +6,10 @@
 #include "tests/unit/host/repository/support.hh"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <thread>
 
@@ -16,8 +18,6 @@ using namespace stillpoint::test;
 using namespace std::string_view_literals;
 
 namespace {
-
-constexpr std::uint32_t small_chunks = 64 << 10;
 
 Repository new_repository(const Scratch& scratch) {
   Repository::create(scratch.repository(), {small_chunks});
@@ -367,8 +367,44 @@ TEST_CASE("a newer format and unknown features are refused") {
   touch("compat.colour");
   CHECK_NOTHROW(Repository(scratch.repository(), Repository::Mode::write));
   touch("ro_compat.leases");
+  CHECK_NOTHROW(Repository(scratch.repository(), Repository::Mode::write));
+  touch("ro_compat.colour");
   CHECK_NOTHROW(Repository(scratch.repository(), Repository::Mode::read));
   CHECK_THROWS_AS(Repository(scratch.repository(), Repository::Mode::write), ConfigError);
   touch("incompat.quantum");
   CHECK_THROWS_AS(Repository(scratch.repository(), Repository::Mode::read), ConfigError);
+}
+
+TEST_CASE("nodes of one cluster wait for each other, and for nobody else") {
+  const Scratch scratch;
+  Repository ours = new_repository(scratch);
+  Repository theirs(scratch.repository(), Repository::Mode::write);
+  const Deadline soon(std::chrono::milliseconds(120));
+  // Named twice, and two names that share a file, are no reason to wait for oneself.
+  std::vector<std::string> many{"galera-a", "galera-a"};
+  for (int i = 0; i < 100; ++i)
+    many.push_back(fmt::format("galera-{}", i));
+  Repository::Locks locks = ours.lock_clusters(many, soon, {});
+  CHECK(locks.size() <= 64);
+  CHECK_THROWS_AS(static_cast<void>(theirs.lock_clusters({"galera-a"}, soon, {})), Locked);
+  locks.clear();
+  locks = theirs.lock_clusters({"galera-a"}, soon, {});
+  CHECK_THROWS_AS(static_cast<void>(ours.lock_clusters({"galera-a"}, soon, {})), Locked);
+  CHECK(std::ranges::any_of(std::array{"galera-1", "galera-2", "galera-3"}, [&](const char* other) {
+    try {
+      return !ours.lock_clusters({other}, soon, {}).empty();
+    } catch (const Locked&) {
+      return false;  // it shares the file
+    }
+  }));
+  std::stop_source stop;
+  stop.request_stop();
+  CHECK_THROWS_AS(
+      static_cast<void>(ours.lock_clusters({"galera-a"}, Deadline(std::chrono::minutes(1)), stop.get_token())),
+      Interrupted);
+  std::jthread holder([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    locks.clear();
+  });
+  CHECK(ours.lock_clusters({"galera-a"}, Deadline(std::chrono::seconds(30)), {}).size() == 1);
 }

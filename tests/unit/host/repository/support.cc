@@ -3,8 +3,10 @@
 
 #include "common/clock.hh"
 #include "common/errors.hh"
+#include "common/file.hh"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -58,12 +60,14 @@ void submit_chunk(DiskWriter& writer, std::span<const std::byte> disk, std::uint
 
 }  // namespace
 
-DiskMap write_whole(Repository& repository, std::span<const std::byte> disk) {
+DiskMap write_whole(Repository& repository, std::span<const std::byte> disk, StoredCounts* counts) {
   const std::unique_ptr<DiskWriter> writer = repository.write_disk(disk.size(), std::nullopt);
   const std::uint64_t chunks = (disk.size() + writer->chunk_size() - 1) / writer->chunk_size();
   for (std::uint64_t number = 0; number < chunks; ++number)
     submit_chunk(*writer, disk, number);
-  return writer->finish();
+  const DiskMap map = writer->finish();
+  if (counts != nullptr) *counts = writer->counts();
+  return map;
 }
 
 DiskMap write_chunks(Repository& repository, std::span<const std::byte> disk, const DiskMap& base,
@@ -130,10 +134,48 @@ Manifest commit(Repository& repository, std::string_view domain, const DiskMap& 
 
 std::vector<fs::path> files_below(const fs::path& directory) {
   std::vector<fs::path> files;
+  if (!fs::exists(directory)) return files;
   for (const auto& entry : fs::recursive_directory_iterator(directory))
     if (entry.is_regular_file()) files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   return files;
+}
+
+std::filesystem::path only_file(const std::filesystem::path& directory) {
+  const std::vector<std::filesystem::path> files = files_below(directory);
+  REQUIRE(files.size() == 1);
+  return files[0];
+}
+
+void flip(const std::filesystem::path& path, std::uint64_t offset, std::byte mask) {
+  const UniqueFd fd = open_file(path, O_RDWR);
+  std::byte byte{};
+  pread_exactly(fd.get(), {&byte, 1}, offset, "object");
+  byte ^= mask;
+  pwrite_all(fd.get(), {&byte, 1}, offset, "object");
+}
+
+Sample::Sample(std::size_t disk_bytes, std::size_t dump_bytes)
+    : disk(text_bytes(disk_bytes, 1)), dump(text_bytes(dump_bytes, 2)) {
+  Repository::create(scratch.repository(), {small_chunks});
+  Repository repository(scratch.repository(), Repository::Mode::write);
+  manifest = commit(repository, "web1", write_whole(repository, disk), write_stream(repository, dump));
+}
+
+bool Sample::reads() const {
+  try {
+    Repository repository(scratch.repository(), Repository::Mode::read);
+    const Manifest found = repository.load("web1");
+    const bool same_manifest = found.name == manifest.name && found.domain_xml == manifest.domain_xml;
+    const bool same_disk = read_whole(repository, found.disks.at(0).map) == disk;
+    const bool same_dump = read_stream(repository, found.dumps.at(0).map) == dump;
+    REQUIRE(same_manifest);
+    REQUIRE(same_disk);
+    REQUIRE(same_dump);
+    return true;
+  } catch (const Corruption&) {
+    return false;
+  }
 }
 
 }  // namespace stillpoint::test

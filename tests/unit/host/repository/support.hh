@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "common/log.hh"
 #include "host/repository/repository.hh"
 
 #include <cstddef>
@@ -36,7 +37,8 @@ class Scratch {
 [[nodiscard]] Bytes text_bytes(std::size_t length, std::uint64_t seed);
 
 /// Writes all of `disk`, zeros as zeros.
-[[nodiscard]] DiskMap write_whole(Repository& repository, std::span<const std::byte> disk);
+[[nodiscard]] DiskMap write_whole(Repository& repository, std::span<const std::byte> disk,
+                                  StoredCounts* counts = nullptr);
 /// Writes only the named chunks on top of the base.
 [[nodiscard]] DiskMap write_chunks(Repository& repository, std::span<const std::byte> disk, const DiskMap& base,
                                    const std::vector<std::uint64_t>& numbers, StoredCounts* counts = nullptr);
@@ -52,5 +54,32 @@ Manifest commit(Repository& repository, std::string_view domain, const DiskMap& 
 
 /// All objects of the repository by path below it.
 [[nodiscard]] std::vector<std::filesystem::path> files_below(const std::filesystem::path& directory);
+[[nodiscard]] std::filesystem::path only_file(const std::filesystem::path& directory);
+void flip(const std::filesystem::path& path, std::uint64_t offset, std::byte mask);
+
+inline constexpr std::uint32_t small_chunks = 64 << 10;
+
+/// A warning for each damaged object is right, and too much for a test's output.
+class Quiet {
+ public:
+  Quiet() { set_log_level(LogLevel::error); }
+  Quiet(const Quiet&) = delete;
+  Quiet& operator=(const Quiet&) = delete;
+  ~Quiet() { set_log_level(LogLevel::info); }
+};
+
+/// A repository with one still point of known content.
+struct Sample {
+  explicit Sample(std::size_t disk_bytes = 5 * small_chunks + 100, std::size_t dump_bytes = 200000);
+
+  /// True when the still point reads as it was; false when Corruption said that it does not. Anything else fails.
+  [[nodiscard]] bool reads() const;
+  [[nodiscard]] std::filesystem::path root() const { return scratch.repository(); }
+
+  Scratch scratch;
+  Bytes disk;
+  Bytes dump;
+  Manifest manifest;
+};
 
 }  // namespace stillpoint::test

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/repository/key-ring.hh"
+
+#include "common/clock.hh"
+#include "common/errors.hh"
+#include "common/file.hh"
+#include "common/log.hh"
+#include "host/repository/chunk-id.hh"
+#include "host/repository/document.hh"
+
+#include <fmt/format.h>
+#include <openssl/crypto.h>
+
+#include <algorithm>
+#include <array>
+
+namespace stillpoint {
+
+namespace {
+
+constexpr std::uint64_t longest_key = 1 << 16;
+/// The master key is random: it needs no salt, and OpenSSL takes no empty one.
+constexpr std::string_view salt_of_all = "stillpoint";
+constexpr std::size_t salt_bytes = 32;
+constexpr std::size_t least_key_file = 32;
+/// A damaged or forged key must not make us use all memory: 1 GiB.
+constexpr std::uint64_t most_memory = std::uint64_t{1} << 30;
+
+using Salt = std::array<std::byte, salt_bytes>;
+using Nonce = std::array<std::byte, cipher_nonce_bytes>;
+using Wrapped = std::array<std::byte, Secret::size + cipher_tag_bytes>;
+
+template <std::size_t Size>
+std::array<std::byte, Size> hex_field(const Json& json, std::string_view name, std::string_view object) {
+  std::array<std::byte, Size> bytes;
+  if (!hex_to_bytes(json_string(json, name, 2 * Size), bytes))
+    throw Corruption(fmt::format("{}: '{}' is damaged", object, name));
+  return bytes;
+}
+
+Secret key_from_file(std::string_view content, const Salt& salt) {
+  return derive_secret(as_bytes(content), salt, "stillpoint key file");
+}
+
+ScryptCost read_cost(const Json& json, std::string_view object) {
+  ScryptCost cost;
+  cost.n = json_uint(json, "n");
+  cost.r = static_cast<std::uint32_t>(json_uint(json, "r", 64));
+  cost.p = static_cast<std::uint32_t>(json_uint(json, "p", 16));
+  if (cost.n < 2 || (cost.n & (cost.n - 1)) != 0 || cost.r == 0 || cost.p == 0 || cost.n > most_memory / 128 / cost.r)
+    throw Corruption(fmt::format("{}: its cost is out of bounds", object));
+  return cost;
+}
+
+}  // namespace
+
+KeySource::~KeySource() {
+  OPENSSL_cleanse(passphrase.data(), passphrase.size());
+  OPENSSL_cleanse(key_file.data(), key_file.size());
+}
+
+RepositoryKeys::RepositoryKeys(const Secret& master)
+    : ids(derive_secret(master.bytes(), as_bytes(salt_of_all), "stillpoint chunk ids")),
+      data(derive_secret(master.bytes(), as_bytes(salt_of_all), "stillpoint records")),
+      documents(derive_secret(master.bytes(), as_bytes(salt_of_all), "stillpoint documents")) {}
+
+std::string KeyRing::add(const Secret& master, const KeySource& source, std::string_view label) {
+  const bool by_file = !source.key_file.empty();
+  if (by_file && source.key_file.size() < least_key_file)
+    throw ConfigError(fmt::format("the key file has {} bytes, less than {}", source.key_file.size(), least_key_file),
+                      "make one with: head -c 64 /dev/urandom > FILE");
+  if (!by_file && source.passphrase.empty()) throw ConfigError("the passphrase is empty");
+  Salt salt;
+  Nonce nonce;
+  fill_random(salt);
+  fill_random(nonce);
+  const ScryptCost cost;
+  const Secret key =
+      by_file ? key_from_file(source.key_file, salt) : derive_from_passphrase(source.passphrase, salt, cost);
+  Wrapped wrapped;
+  Cipher(key).seal(nonce, as_bytes(repository_), master.bytes(), wrapped);
+  Json json{{"format", 1},
+            {"kind", by_file ? "key-file" : "passphrase"},
+            {"label", label},
+            {"created", format_time(wall_now())},
+            {"salt", bytes_to_hex(salt)},
+            {"nonce", bytes_to_hex(nonce)},
+            {"wrapped", bytes_to_hex(wrapped)}};
+  if (!by_file) json["scrypt"] = {{"n", cost.n}, {"r", cost.r}, {"p", cost.p}};
+  std::string id = random_id();
+  store_.put("keys/" + id, as_bytes(seal_document("key", json)));
+  return id;
+}
+
+Secret KeyRing::open(const KeySource& source) {
+  const bool by_file = !source.key_file.empty();
+  std::size_t tried = 0;
+  for (const ObjectInfo& object : store_.list("keys")) {
+    try {
+      const Json json = open_document("key", store_.get(object.name, longest_key), object.name);
+      if ((json_string(json, "kind", 64) == "key-file") != by_file) continue;
+      ++tried;
+      const Salt salt = hex_field<salt_bytes>(json, "salt", object.name);
+      const Secret key = by_file ? key_from_file(source.key_file, salt)
+                                 : derive_from_passphrase(source.passphrase, salt,
+                                                          read_cost(json_object(json, "scrypt"), object.name));
+      Secret master;
+      if (Cipher(key).open(hex_field<cipher_nonce_bytes>(json, "nonce", object.name), as_bytes(repository_),
+                           hex_field<sizeof(Wrapped)>(json, "wrapped", object.name), master.writable()))
+        return master;
+    } catch (const NotFound&) {
+      continue;
+    } catch (const Corruption& e) {
+      log_warning("{}", e.what());
+    } catch (const ProtocolError& e) {
+      log_warning("{}: {}", object.name, e.what());
+    }
+  }
+  throw ConfigError(
+      fmt::format("the {} opens none of the {} keys of its kind", by_file ? "key file" : "passphrase", tried),
+      "give another one; without a key nobody can read this repository");
+}
+
+std::vector<KeyInfo> KeyRing::list() {
+  std::vector<KeyInfo> keys;
+  for (const ObjectInfo& object : store_.list("keys")) {
+    KeyInfo key;
+    key.id = object.name.substr(sizeof "keys");
+    try {
+      const Json json = open_document("key", store_.get(object.name, longest_key), object.name);
+      key.kind = json_string(json, "kind", 64);
+      key.label = json_string_or(json, "label", "", 1024);
+      key.created = json_string(json, "created", 64);
+    } catch (const Error& e) {
+      key.kind = "damaged";
+    }
+    keys.push_back(std::move(key));
+  }
+  std::ranges::sort(keys, {}, [](const KeyInfo& key) { return std::pair(key.created, key.id); });
+  return keys;
+}
+
+void KeyRing::remove(const std::string& id) {
+  const std::vector<KeyInfo> keys = list();
+  if (std::ranges::find(keys, id, &KeyInfo::id) == keys.end())
+    throw NotFound(fmt::format("there is no key {}", id), "'stillpoint key list' shows them");
+  if (std::ranges::count_if(keys, [&](const KeyInfo& key) { return key.id != id && key.kind != "damaged"; }) == 0)
+    throw UsageError("this is the last key: without it nobody could read the repository", "add another one first");
+  store_.remove("keys/" + id);
+}
+
+}  // namespace stillpoint

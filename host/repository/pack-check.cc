@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/repository/pack-check.hh"
+
+#include "common/deleter.hh"
+#include "common/errors.hh"
+#include "host/repository/checksum.hh"
+#include "host/repository/key-ring.hh"
+#include "host/repository/record-seal.hh"
+#include "host/repository/store.hh"
+
+#include <fmt/format.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+namespace stillpoint {
+
+namespace {
+
+/// Read at once; longer than the longest record.
+constexpr std::size_t window_bytes = 8 << 20;
+static_assert(window_bytes > record_header_bytes + max_chunk_bytes + sealed_record_bytes + record_alignment);
+
+/// What reading a pack needs.
+struct Workspace {
+  explicit Workspace(const RepositoryKeys* keys) : hash(keys != nullptr ? ChunkHasher(keys->ids) : ChunkHasher()) {
+    if (keys != nullptr) opener.emplace(keys->data);
+  }
+  std::vector<std::byte> window = std::vector<std::byte>(window_bytes);
+  std::vector<std::byte> plain;
+  CPtr<ZSTD_DCtx, ZSTD_freeDCtx> decompressor{ZSTD_createDCtx()};
+  ChunkHasher hash;
+  std::optional<RecordOpener> opener;
+  std::vector<std::byte> opened;
+};
+
+class Check {
+ public:
+  Check(ObjectReader& pack, Workspace& workspace, const std::function<void(std::uint64_t)>& progress, PackCheck& result)
+      : pack_(pack), workspace_(workspace), progress_(progress), result_(result) {}
+
+  void record(const PackEntry& entry) {
+    failed_ = false;
+    if (is_good(entry)) {
+      result_.plain += entry.plain;
+      result_.good.push_back(entry.id);
+    } else {
+      (failed_ ? result_.unreadable : result_.damaged).push_back(entry.id);
+    }
+  }
+
+ private:
+  /// The bytes at that place; empty when they cannot be read.
+  std::span<const std::byte> bytes(std::uint64_t offset, std::size_t length) {
+    if (offset < start_ || offset + length > start_ + filled_) {
+      if (offset + length > pack_.size()) return {};
+      start_ = offset;
+      filled_ = 0;
+      const std::size_t wanted = std::min<std::uint64_t>(window_bytes, pack_.size() - offset);
+      try {
+        pack_.read(offset, std::span(workspace_.window).first(wanted));
+        filled_ = wanted;
+      } catch (const Corruption&) {
+        // One place that cannot be read must not cost its neighbours.
+        try {
+          pack_.read(offset, std::span(workspace_.window).first(length));
+          filled_ = length;
+        } catch (const Corruption&) {
+          failed_ = true;
+          return {};
+        }
+      }
+      result_.bytes += filled_;
+      progress_(filled_);
+    }
+    return std::span<const std::byte>(workspace_.window).subspan(offset - start_, length);
+  }
+
+  bool is_good(const PackEntry& entry) {
+    const std::size_t length = record_header_bytes + entry.stored;
+    const std::size_t padding = (record_alignment - length % record_alignment) % record_alignment;
+    std::span<const std::byte> record = bytes(entry.offset, length + padding);
+    if (record.empty()) return false;
+    if (!is_zero(record.subspan(length)) && result_.problem.empty())
+      result_.problem = "there are stray bytes between the records of a pack";
+    record = record.first(length);
+    const std::optional<RecordHeader> header = decode_record_header(record.first<record_header_bytes>());
+    std::span<const std::byte> stored = record.subspan(record_header_bytes);
+    if (!header || header->id != entry.id || header->stored != entry.stored || header->plain != entry.plain ||
+        crc32c(stored) != header->payload_crc || header->sealed != workspace_.opener.has_value())
+      return false;
+    if (header->sealed) {
+      workspace_.opened.resize(stored.size() - sealed_record_bytes);
+      if (!workspace_.opener->open(*header, stored, workspace_.opened)) return false;
+      stored = workspace_.opened;
+    }
+    if (header->codec == Codec::raw) return workspace_.hash(stored) == entry.id;
+    workspace_.plain.resize(std::max<std::size_t>(workspace_.plain.size(), entry.plain));
+    const std::span<std::byte> plain = std::span(workspace_.plain).first(entry.plain);
+    return ZSTD_decompressDCtx(workspace_.decompressor.get(), plain.data(), plain.size(), stored.data(),
+                               stored.size()) == plain.size() &&
+           workspace_.hash(plain) == entry.id;
+  }
+
+  ObjectReader& pack_;
+  Workspace& workspace_;
+  const std::function<void(std::uint64_t)>& progress_;
+  PackCheck& result_;
+  std::uint64_t start_ = 0;  ///< of the window in the pack
+  std::size_t filled_ = 0;
+  bool failed_ = false;  ///< the store did not give the bytes
+};
+
+}  // namespace
+
+PackCheck check_pack(Store& store, const PackId& id, std::span<const std::byte, 16> repository,
+                     const RepositoryKeys* keys, const std::function<void(std::uint64_t bytes)>& progress) {
+  Workspace workspace(keys);
+  PackCheck result;
+  try {
+    PackContents contents = read_pack_entries(store, id, repository);
+    result.problem = std::move(contents.problem);
+    const std::unique_ptr<ObjectReader> pack = store.reader(object_name(id));
+    Check check(*pack, workspace, progress, result);
+    std::ranges::sort(contents.entries, {}, &PackEntry::offset);
+    for (const PackEntry& entry : contents.entries)
+      check.record(entry);
+  } catch (const Corruption& e) {
+    result.problem = e.what();
+    result.read = false;
+  } catch (const NotFound&) {
+    result.read = false;  // a prune has deleted it, or else the maps tell
+  }
+  return result;
+}
+
+}  // namespace stillpoint

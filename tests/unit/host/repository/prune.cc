@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/errors.hh"
+#include "host/repository/lease.hh"
+#include "host/repository/repository.hh"
+#include "tests/unit/host/repository/support.hh"
+
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <optional>
+#include <thread>
+
+using namespace stillpoint;
+using namespace stillpoint::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+Repository open(const Sample& sample, Repository::Mode mode = Repository::Mode::write) {
+  return Repository(sample.scratch.repository(), mode);
+}
+
+/// Another still point of the domain, of a disk of its own.
+struct Other {
+  Bytes disk;
+  std::string name;
+  Other(const Sample& sample, std::uint64_t seed, std::string_view time) : disk(text_bytes(6 * small_chunks, seed)) {
+    Repository repository = open(sample);
+    name = commit(repository, "web1", write_whole(repository, disk), std::nullopt, time).name;
+  }
+};
+
+bool reads(const Sample& sample, const std::string& name, const Bytes& disk) {
+  Repository repository = open(sample, Repository::Mode::read);
+  return read_whole(repository, repository.load(name).disks.at(0).map) == disk;
+}
+
+bool whole(const Sample& sample) {
+  Repository repository = open(sample);
+  VerifyOptions options;
+  options.read_percent = 100;
+  const VerifyResult result = repository.verify({}, options);
+  return result.damaged.empty() && result.problems.empty();
+}
+
+/// As if they had been written yesterday: those of a running backup are left alone.
+void make_old(const Sample& sample) {
+  for (const fs::path& pack : files_below(sample.root() / "packs"))
+    fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+}
+
+std::size_t packs(const Sample& sample) {
+  return files_below(sample.root() / "packs").size();
+}
+
+}  // namespace
+
+TEST_CASE("what no still point needs is deleted, and the rest is as it was") {
+  const Sample sample;
+  const Other other(sample, 7, "2026-11-23T08:20:11Z");
+  CHECK(packs(sample) == 2);
+  ReclaimOptions options;
+  CHECK(open(sample).reclaim(options).packs_deleted == 0);
+  open(sample).remove(sample.manifest.name);
+  options.dry_run = true;
+  const ReclaimResult dry = open(sample, Repository::Mode::read).reclaim(options);
+  CHECK(packs(sample) == 2);
+  options.dry_run = false;
+  const ReclaimResult result = open(sample).reclaim(options);
+  CHECK(result.packs_deleted == 1);
+  CHECK(result.packs_deleted == dry.packs_deleted);
+  CHECK(result.bytes_deleted == dry.bytes_deleted);
+  CHECK(packs(sample) == 1);
+  CHECK(files_below(sample.root() / "doomed").empty());
+  CHECK(files_below(sample.root() / "locks").empty());
+  CHECK(whole(sample));
+  CHECK(reads(sample, other.name, other.disk));
+  CHECK(open(sample).list("web1").size() == 1);
+}
+
+TEST_CASE("a pack of which little is needed is written anew") {
+  Sample sample;
+  Repository repository = open(sample);
+  Bytes disk(sample.disk.size());
+  std::copy_n(sample.disk.begin(), small_chunks, disk.begin());  // the first chunk only
+  const std::string name =
+      commit(repository, "web1", write_whole(repository, disk), std::nullopt, "2026-11-23T08:20:11Z").name;
+  repository.remove(sample.manifest.name);
+  const ReclaimResult result = repository.reclaim({});
+  CHECK(result.packs_deleted == 1);
+  CHECK(result.bytes_rewritten > 0);
+  CHECK(result.bytes_rewritten < result.bytes_deleted / 2);
+  CHECK(whole(sample));
+  CHECK(reads(sample, name, disk));
+}
+
+TEST_CASE("prune waits for those who began before, and those who began later rely on nothing that goes") {
+  const Quiet quiet;
+  Sample sample;
+  const Other other(sample, 7, "2026-11-23T08:20:11Z");
+  std::optional<Repository> before(open(sample));
+  // It has the index from now on, and takes the chunks of the still point that goes for stored.
+  const DiskMap early = write_whole(*before, sample.disk);
+  open(sample).remove(sample.manifest.name);
+  CHECK(open(sample).reclaim({}).packs_waiting == 0);  // it could be what the running one has just written
+  CHECK(packs(sample) == 2);
+  make_old(sample);
+  ReclaimResult result = open(sample).reclaim({});
+  CHECK(result.packs_waiting == 1);
+  CHECK(result.waits_for.size() == 1);
+  CHECK(packs(sample) == 2);
+
+  Repository after = open(sample);
+  StoredCounts counts;
+  const DiskMap late = write_whole(after, sample.disk, &counts);
+  CHECK(counts.new_chunks > 0);
+  SUBCASE("the early one commits first") {
+    const std::string a = commit(*before, "web1", early, std::nullopt, "2026-11-24T01:00:00Z").name;
+    before.reset();
+    result = open(sample).reclaim({});  // `after` still works, but it knows of the doom
+    CHECK(result.packs_waiting == 0);
+    const std::string b = commit(after, "web1", late, std::nullopt, "2026-11-24T02:00:00Z").name;
+    CHECK(reads(sample, a, sample.disk));
+    CHECK(reads(sample, b, sample.disk));
+    result = after.reclaim({});
+    CHECK(result.packs_waiting == 0);
+    CHECK(reads(sample, a, sample.disk));
+    CHECK(reads(sample, b, sample.disk));
+  }
+  SUBCASE("the early one commits while prune waits") {
+    const std::string b = commit(after, "web1", late, std::nullopt, "2026-11-24T02:00:00Z").name;
+    std::string a;
+    std::jthread committer([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      a = commit(*before, "web1", early, std::nullopt, "2026-11-24T01:00:00Z").name;
+      before.reset();
+    });
+    ReclaimOptions patient;
+    patient.patience = std::chrono::seconds(30);
+    result = after.reclaim(patient);
+    committer.join();
+    CHECK(result.packs_waiting == 0);
+    CHECK(reads(sample, a, sample.disk));
+    CHECK(reads(sample, b, sample.disk));
+  }
+  SUBCASE("the early one gives up") {
+    before.reset();
+    const std::string b = commit(after, "web1", late, std::nullopt, "2026-11-24T02:00:00Z").name;
+    result = after.reclaim({});
+    CHECK(result.packs_waiting == 0);
+    CHECK(result.packs_deleted > 0);
+    CHECK(reads(sample, b, sample.disk));
+  }
+  CHECK(files_below(sample.root() / "doomed").empty());
+  CHECK(whole(sample));
+  CHECK(reads(sample, other.name, other.disk));
+}
+
+TEST_CASE("whoever is dead holds nothing, and whoever was fenced commits nothing") {
+  const Quiet quiet;
+  Sample sample;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    Repository repository = open(sample);
+    static_cast<void>(write_whole(repository, text_bytes(3 * small_chunks, 99)));
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  REQUIRE(WIFSIGNALED(status));
+  CHECK(files_below(sample.root() / "locks").size() == 1);
+  CHECK(!files_below(sample.root() / "tmp").empty());
+  const Other other(sample, 7, "2026-11-23T08:20:11Z");
+  open(sample).remove(sample.manifest.name);
+  CHECK(open(sample).reclaim({}).packs_waiting == 0);
+  CHECK(files_below(sample.root() / "locks").empty());
+  CHECK(files_below(sample.root() / "tmp").empty());
+
+  Repository stale = open(sample);
+  const DiskMap map = write_whole(stale, sample.disk);
+  const std::unique_ptr<Store> store = open_store(sample.scratch.repository(), StoreAccess::write);
+  const std::vector<HeldLease> held = held_leases(*store);
+  REQUIRE(held.size() == 1);
+  CHECK(!held[0].expired);
+  fence(*store, held[0]);
+  CHECK_THROWS_AS(commit(stale, "web1", map, std::nullopt, "2026-11-24T02:00:00Z"), Locked);
+  CHECK(open(sample).list("web1").size() == 1);
+  CHECK(whole(sample));
+}
+
+TEST_CASE("two prunes do not run at once") {
+  const Sample sample;
+  const std::shared_ptr<Store> store = open_store(sample.scratch.repository(), StoreAccess::write);
+  std::optional<Lease> other(std::in_place, store, Lease::Kind::exclusive);
+  CHECK_THROWS_AS(open(sample).reclaim({}), Locked);
+  other.reset();
+  CHECK(open(sample).reclaim({}).packs_deleted == 0);
+}
+
+TEST_CASE("what cannot be read deletes nothing") {
+  const Quiet quiet;
+  Sample sample;
+  const Other other(sample, 7, "2026-11-23T08:20:11Z");
+  open(sample).remove(sample.manifest.name);
+  const fs::path manifest = only_file(sample.root() / "manifests");
+  flip(manifest, 200, std::byte{1});
+  CHECK_THROWS_AS(open(sample).reclaim({}), Corruption);
+  CHECK(packs(sample) == 2);
+  flip(manifest, 200, std::byte{1});
+  CHECK(open(sample).reclaim({}).packs_deleted == 1);
+}
+
+TEST_CASE("protected still points stay") {
+  const Sample sample;
+  Repository repository = open(sample);
+  const std::string& name = sample.manifest.name;
+  repository.protect(name, true);
+  repository.protect("web1@latest", true);
+  CHECK(repository.is_protected(name));
+  CHECK_THROWS_AS(repository.remove(name), UsageError);
+  CHECK(repository.retention({}, {}).at(0).kept_by == std::vector<std::string>{"protected"});
+  repository.protect(name, false);
+  CHECK(repository.retention({}, {"web1"}).at(0).kept_by.empty());
+  CHECK_THROWS_AS(static_cast<void>(repository.retention({}, {"web2"})), NotFound);
+  repository.remove(name);
+  CHECK_THROWS_AS(repository.remove(name), NotFound);
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Every step of backup, prune and rebuild in turn is where the process dies, or the store fails. What was acknowledged
+// before must come back, and the next backup and prune must work.
+#include "common/errors.hh"
+#include "host/repository/repository.hh"
+#include "tests/unit/host/repository/faulty-store.hh"
+#include "tests/unit/host/repository/support.hh"
+
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <utility>
+
+using namespace stillpoint;
+using namespace stillpoint::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+enum class Kind { none, die, fail_change, fail_read };
+
+/// What was promised: names of still points and the seeds of their disks.
+class Promises {
+ public:
+  explicit Promises(fs::path path) : path_(std::move(path)) {}
+  void add(const std::string& name, std::uint64_t seed) { write(name + " " + std::to_string(seed)); }
+  void take_back(const std::string& name) { write(name + " 0"); }
+  [[nodiscard]] std::map<std::string, std::uint64_t> kept() const {
+    std::map<std::string, std::uint64_t> kept;
+    std::ifstream file(path_);
+    for (std::string name, seed; file >> name >> seed;) {
+      kept[name] = std::stoull(seed);
+      if (seed == "0") kept.erase(name);
+    }
+    return kept;
+  }
+
+ private:
+  void write(const std::string& line) { std::ofstream(path_, std::ios::app) << line << std::endl; }
+  fs::path path_;
+};
+
+/// Half of it is the same for all seeds.
+Bytes disk_of(std::uint64_t seed) {
+  Bytes disk = text_bytes(4 * small_chunks, 1);
+  const Bytes own = text_bytes(2 * small_chunks, seed);
+  std::ranges::copy(own, disk.begin() + small_chunks);
+  return disk;
+}
+
+void back_up(Repository& repository, Promises& promises, std::uint64_t seed) {
+  static int serial = 0;
+  const std::string time =
+      "2026-11-" + std::to_string(10 + seed) + "T08:20:" + std::to_string(10 + serial++ % 50) + "Z";
+  promises.add(commit(repository, "web1", write_whole(repository, disk_of(seed)), std::nullopt, time).name, seed);
+}
+
+void work(const std::shared_ptr<Store>& store, Promises& promises) {
+  Repository repository(store, Repository::Mode::write);
+  back_up(repository, promises, 3);
+  const std::string oldest = repository.list("web1").at(0).name;
+  promises.take_back(oldest);
+  repository.remove(oldest);
+  static_cast<void>(repository.reclaim({}));
+  back_up(repository, promises, 4);
+  repository.rebuild_index();
+}
+
+/// Runs it in a process of its own, with the fault at that step; returns the steps that it took.
+std::uint64_t run(const std::string& url, Promises& promises, Kind kind, std::uint64_t at, std::uint64_t& hit) {
+  const fs::path counted = fs::path(url).parent_path() / "steps";
+  fs::remove(counted);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    set_log_level(LogLevel::error);
+    bool struck = false;
+    const auto fault = [&](FaultyStore::Step step, std::uint64_t number) {
+      if (number != at) return;
+      struck = true;
+      const bool read = step == FaultyStore::Step::read;
+      if (kind == Kind::die && !read) ::_exit(1);
+      if (kind == Kind::fail_change && !read) throw StorageError("injected");
+      if (kind == Kind::fail_read && read) throw Corruption("injected");
+    };
+    const auto store = std::make_shared<FaultyStore>(open_store(url, StoreAccess::write), fault);
+    try {
+      work(store, promises);
+    } catch (const Error&) {
+      // As an operator would see it.
+    }
+    std::ofstream(counted) << store->steps() << ' ' << struck << std::endl;
+    ::_exit(0);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status));
+  std::uint64_t steps = 0;
+  bool struck = WEXITSTATUS(status) != 0;
+  std::ifstream(counted) >> steps >> struck;
+  hit += struck ? 1 : 0;
+  return steps;
+}
+
+void check(const std::string& url, const Promises& promises) {
+  Repository repository(url, Repository::Mode::write);
+  VerifyOptions options;
+  options.read_percent = 100;
+  CHECK(repository.verify({}, options).damaged.empty());
+  for (const auto& [name, seed] : promises.kept()) {
+    CAPTURE(name);
+    CHECK((read_whole(repository, repository.load(name).disks.at(0).map) == disk_of(seed)));
+  }
+}
+
+/// Prune on a store where something else happens at one of its steps; how many it took.
+std::uint64_t prune_beside(const std::string& url, std::uint64_t at, const std::function<void()>& other) {
+  bool inside = false;
+  const auto fault = [&](FaultyStore::Step, std::uint64_t number) {
+    if (number != at || std::exchange(inside, true)) return;
+    other();
+  };
+  const auto store = std::make_shared<FaultyStore>(open_store(url, StoreAccess::write), fault);
+  try {
+    Repository repository(store, Repository::Mode::write);
+    static_cast<void>(repository.reclaim({}));
+  } catch (const Locked&) {
+    // It saw that something had changed, and is to be run again.
+  }
+  return store->steps();
+}
+
+}  // namespace
+
+TEST_CASE("whatever others commit or rebuild at any step of prune stays") {
+  const Quiet quiet;
+  for (const bool rebuild : {false, true}) {
+    for (const bool indexed : {true, false}) {
+      std::uint64_t steps = 1000;
+      for (std::uint64_t at = 0; at <= steps; ++at) {
+        CAPTURE(rebuild);
+        CAPTURE(indexed);
+        CAPTURE(at);
+        const Scratch scratch;
+        Promises promises(scratch.path() / "promises");
+        Repository::create(scratch.repository(), {small_chunks});
+        {
+          Repository repository(scratch.repository(), Repository::Mode::write);
+          back_up(repository, promises, 1);
+          back_up(repository, promises, 2);
+          const std::string oldest = repository.list("web1").at(0).name;
+          promises.take_back(oldest);
+          repository.remove(oldest);
+        }
+        if (!indexed) fs::remove_all(scratch.repository() + "/index");
+        // As if it had been there since yesterday.
+        for (const fs::path& pack : files_below(scratch.repository() + "/packs"))
+          fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+        const std::uint64_t taken = prune_beside(scratch.repository(), at, [&] {
+          Repository other(scratch.repository(), Repository::Mode::write);
+          if (rebuild) other.rebuild_index();
+          // The content of the one that was deleted, too.
+          back_up(other, promises, 1);
+        });
+        if (at == 0) steps = taken;
+        check(scratch.repository(), promises);
+        static_cast<void>(Repository(scratch.repository(), Repository::Mode::write).reclaim({}));
+        check(scratch.repository(), promises);
+      }
+      CHECK(steps > 10);
+    }
+  }
+}
+
+TEST_CASE("dying or failing at any step loses nothing that was acknowledged") {
+  const Quiet quiet;
+  std::uint64_t hit = 0;
+  for (const Kind kind : {Kind::die, Kind::fail_change, Kind::fail_read}) {
+    std::uint64_t steps = 1000;
+    for (std::uint64_t at = 0; at <= steps; ++at) {
+      CAPTURE(static_cast<int>(kind));
+      CAPTURE(at);
+      const Scratch scratch;
+      Promises promises(scratch.path() / "promises");
+      Repository::create(scratch.repository(), {small_chunks});
+      {
+        Repository repository(scratch.repository(), Repository::Mode::write);
+        back_up(repository, promises, 1);
+        back_up(repository, promises, 2);
+      }
+      const std::uint64_t taken = run(scratch.repository(), promises, at == 0 ? Kind::none : kind, at, hit);
+      if (at == 0) {
+        steps = taken;  // without a fault
+        CHECK(promises.kept().size() == 3);
+      }
+      check(scratch.repository(), promises);
+      // The next night.
+      {
+        Repository repository(scratch.repository(), Repository::Mode::write);
+        back_up(repository, promises, 5);
+        const ReclaimResult result = repository.reclaim({});
+        CHECK(result.packs_waiting == 0);
+        CHECK(result.damaged.empty());
+      }
+      check(scratch.repository(), promises);
+      CHECK(files_below(scratch.repository() + "/doomed").empty());
+    }
+  }
+  MESSAGE(hit << " faults injected");
+  CHECK(hit > 100);
+}
