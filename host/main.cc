@@ -16,6 +16,13 @@ constexpr std::array verbs{
     stillpoint::Verb{"restore", "write a disk into a new image", stillpoint::add_restore},
     stillpoint::Verb{"dump", "list the database dumps of a still point, or read one", stillpoint::add_dump},
     stillpoint::Verb{"files", "list, read and copy files of a still point", stillpoint::add_files},
+    stillpoint::Verb{"verify", "check that what is stored can be given back", stillpoint::add_verify},
+    stillpoint::Verb{"prune", "delete old still points by rules, and reclaim space", stillpoint::add_prune},
+    stillpoint::Verb{"delete", "delete still points by name", stillpoint::add_delete},
+    stillpoint::Verb{"protect", "keep still points from being deleted", stillpoint::add_protect},
+    stillpoint::Verb{"unprotect", "let still points be deleted again", stillpoint::add_unprotect},
+    stillpoint::Verb{"key", "list, add and remove the keys of an encrypted repository", stillpoint::add_key},
+    stillpoint::Verb{"index", "read the packs anew to find their chunks", stillpoint::add_index},
     stillpoint::Verb{"thaw", "thaw a guest that somebody left frozen", stillpoint::add_thaw},
 };
 

@@ -46,7 +46,7 @@ void complete(BackupRequest& request, const Options& options, const Invocation& 
 ExitCode back_up(const Options& options, const Invocation& invocation) {
   BackupRequest request = options.request;
   complete(request, options, invocation);
-  Repository repository(invocation.repository(), Repository::Mode::write);
+  Repository repository = invocation.open(Repository::Mode::write);
   Progress progress(invocation.progress, STDERR_FILENO);
   const Manifest manifest = take_still_point(request, repository, progress, invocation.stop);
   if (invocation.json)

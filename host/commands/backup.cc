@@ -14,6 +14,7 @@
 #include "host/guest/backup-job.hh"
 #include "host/guest/connection.hh"
 #include "host/guest/freeze-window.hh"
+#include "host/guest/thaw-guard.hh"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -31,6 +32,10 @@ constexpr std::chrono::seconds agent_answer_limit{10};
 /// For discovery, sessions and checkpoints of every database.
 constexpr std::chrono::seconds prepare_limit{60};
 constexpr std::chrono::seconds report_limit{20};
+/// For what an earlier backup has left to thaw the guest.
+constexpr std::chrono::seconds guard_limit{45};
+/// For another node's freeze window to end. What the agent has prepared is not yet out of date then.
+constexpr std::chrono::seconds cluster_limit{20};
 
 /// Without a readable one all is read in full: a damaged manifest must not end all backups of its domain.
 std::optional<Manifest> latest(Repository& repository, const std::string& domain) {
@@ -51,6 +56,7 @@ struct Run {
   Manifest manifest;
   std::optional<Manifest> parent;
   Evidence evidence;
+  std::vector<std::string> clusters{};  ///< whose other nodes must not be held
 };
 
 void check_stop(const Run& run) {
@@ -131,6 +137,7 @@ void prepare(Run& run, std::unique_ptr<AgentClient>& agent) {
   run.evidence.agent_fault = fault_in([&] {
     const AgentClient::Prepared prepared =
         agent->prepare(run.manifest.id, Deadline(prepare_limit), run.request.max_freeze);
+    run.clusters = prepared.clusters;
     for (const std::string& warning : prepared.warnings)
       run.manifest.warnings.push_back("agent: " + warning);
     for (const PreparedDatabase& database : prepared.databases)
@@ -139,6 +146,18 @@ void prepare(Run& run, std::unique_ptr<AgentClient>& agent) {
                                                     database.database, database.reason));
   });
   if (!run.evidence.agent_fault.empty()) agent.reset();
+}
+
+/// The nodes of a database cluster stand still one after the other, so that it never lacks two.
+Repository::Locks hold_clusters(Run& run) {
+  if (run.clusters.empty()) return {};
+  try {
+    return run.repository.lock_clusters(run.clusters, Deadline(cluster_limit), run.stop);
+  } catch (const Locked&) {
+    throw Locked(fmt::format("another node of a database cluster of {} is being captured ({})", run.manifest.domain,
+                             fmt::join(run.clusters, ", ")),
+                 "try again when that still point is taken");
+  }
 }
 
 [[noreturn]] void refuse(Grade required, const Judgement& judgement) {
@@ -224,7 +243,8 @@ void grade(Run& run, Grade required) {
 void capture_and_commit(Run& run, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
                         AgentClient* agent, const std::function<void()>& check_source) {
   Manifest& manifest = run.manifest;
-  const auto directory = run.repository.directory();
+  // A tree is plain files: nothing for a repository that is encrypted. `files` reads from the disks there.
+  const auto directory = run.repository.encrypted() ? std::nullopt : run.repository.directory();
   std::optional<TreeDirectory> trees;
   if (run.request.trees && directory) trees.emplace(*directory, manifest.id);
   {
@@ -266,18 +286,28 @@ std::vector<DiskSource> sources_of(const Run& run, const std::vector<DomainDisk>
 void back_up_running(Run& run, const Domain& domain) {
   Manifest& manifest = run.manifest;
   require_no_job(domain);  // before its agent is disturbed
+  if (!wait_for_earlier_guards(domain, Deadline(guard_limit)))
+    log_warning("a process of an earlier backup still tries to thaw {}", domain.name());
   const std::vector<DomainDisk> disks = choose_disks(run, domain);
   auto agent = meet_agent(run, domain);
 
   const std::string prefix = fmt::format("stillpoint.{}.", run.repository.id().substr(0, 8));
   const std::string base = run.parent && !run.request.full ? run.parent->checkpoint : std::string();
   std::vector<std::string> known;
+  std::vector<std::string> damaged;  ///< read in full, so that what was lost of them is stored again
   for (const DomainDisk& disk : disks) {
     // Of the same target, but not of another image there: its bitmap may have the same name.
     const DiskRecord* earlier = record_of(run.parent, disk.target);
-    if (earlier != nullptr && earlier->source == disk.source) known.push_back(disk.target);
+    if (earlier == nullptr || earlier->source != disk.source) continue;
+    if (run.repository.is_whole(earlier->map))
+      known.push_back(disk.target);
+    else
+      damaged.push_back(disk.target);
   }
   BackupPlan plan = plan_backup(domain, prefix + manifest.id, base, known);
+  for (BackupDisk& disk : plan.disks)
+    if (std::ranges::count(damaged, disk.target) != 0)
+      disk.full_reason = "some of what the previous still point holds of it is damaged";
   std::erase_if(plan.disks, [&](const BackupDisk& d) { return !wanted(run.request, d.target); });
   if (std::none_of(plan.disks.begin(), plan.disks.end(), [](const BackupDisk& d) { return d.checkpoint; }))
     plan.checkpoint.clear();
@@ -292,12 +322,14 @@ void back_up_running(Run& run, const Domain& domain) {
   const Grade required = required_grade(run);
   check_stop(run);
 
+  Repository::Locks clusters = hold_clusters(run);
   pause_for_test("freeze");
   take_instant(run, domain, job, required);
   pause_for_test("report");
   job.check();  // of a guest that was shut off meanwhile a grade would tell nothing
   const std::vector<DiskSource> sources = sources_of(run, disks, job);
   fetch_report(run, agent.get());
+  clusters.clear();
   look_for_report(run, sources, mounted);
   grade(run, required);
 
@@ -375,7 +407,7 @@ void back_up_shut_off(Run& run, const Domain& domain) {
 
 Manifest take_still_point(const BackupRequest& request, Repository& repository, Progress& progress,
                           const std::stop_token& stop) {
-  Run run{request, repository, progress, stop, {}, {}, {}};
+  Run run{request, repository, progress, stop, {}, {}, {}, {}};
   run.manifest.id = random_id();
   run.manifest.domain = request.domain;
   run.manifest.program_version = STILLPOINT_VERSION;

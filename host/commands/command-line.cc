@@ -24,6 +24,7 @@ struct GlobalOptions {
   std::string repository;
   std::string connect;
   std::string config;
+  std::string key_file;
   bool json = false;
   bool quiet = false;
   bool no_progress = false;
@@ -38,6 +39,10 @@ void add_global_options(CLI::App& parser, GlobalOptions& options) {
   parser.add_option("-r,--repository", options.repository, "where still points are kept")
       ->type_name("URL")
       ->envname("STILLPOINT_REPOSITORY")
+      ->group(group);
+  parser.add_option("--key-file", options.key_file, "the key of an encrypted repository")
+      ->type_name("FILE")
+      ->envname("STILLPOINT_KEY_FILE")
       ->group(group);
   // The environment variable of the URI is libvirt's own business.
   parser.add_option("-c,--connect", options.connect, "libvirt's URI")->type_name("URI")->group(group);
@@ -72,6 +77,7 @@ Invocation invocation_of(const GlobalOptions& options, const std::stop_token& st
   const std::string config = options.config.empty() ? STILLPOINT_SYSCONF "/stillpoint.conf" : options.config;
   invocation.config = read_host_config(config, !options.config.empty());
   invocation.repository_url = options.repository.empty() ? invocation.config.repository_url : options.repository;
+  invocation.key_file = options.key_file.empty() ? invocation.config.key_file : options.key_file;
   invocation.libvirt_uri = options.connect;
   // libvirt itself asks the environment when it is given none; the file comes after that.
   if (invocation.libvirt_uri.empty() && ::secure_getenv("LIBVIRT_DEFAULT_URI") == nullptr)

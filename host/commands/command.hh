@@ -4,6 +4,7 @@
 #include "common/errors.hh"
 #include "host/commands/host-config.hh"
 #include "host/commands/progress.hh"
+#include "host/repository/repository.hh"
 
 #include <functional>
 #include <stop_token>
@@ -24,8 +25,12 @@ struct Invocation {
   Progress::Mode progress = Progress::Mode::notes;
   std::stop_token stop;  ///< requested by a signal
 
+  std::string key_file;  ///< of an encrypted repository; empty when nobody named one
+
   /// Throws UsageError that says how to name one.
   [[nodiscard]] const std::string& repository() const;
+  /// Opens it, with its key when it is encrypted. Throws UsageError, ConfigError.
+  [[nodiscard]] Repository open(Repository::Mode mode) const;
 };
 
 /// Runs the verb with what its options were parsed to. Results go to stdout; what is wrong is thrown. The code is
@@ -40,7 +45,7 @@ struct Verb {
   RunVerb (*add)(CLI::App& parser);
 };
 
-// One file per verb.
+// One file per verb, or for those that belong together.
 [[nodiscard]] RunVerb add_init(CLI::App& parser);
 [[nodiscard]] RunVerb add_backup(CLI::App& parser);
 [[nodiscard]] RunVerb add_list(CLI::App& parser);
@@ -48,6 +53,13 @@ struct Verb {
 [[nodiscard]] RunVerb add_restore(CLI::App& parser);
 [[nodiscard]] RunVerb add_dump(CLI::App& parser);
 [[nodiscard]] RunVerb add_files(CLI::App& parser);
+[[nodiscard]] RunVerb add_verify(CLI::App& parser);
+[[nodiscard]] RunVerb add_prune(CLI::App& parser);
+[[nodiscard]] RunVerb add_delete(CLI::App& parser);
+[[nodiscard]] RunVerb add_protect(CLI::App& parser);
+[[nodiscard]] RunVerb add_unprotect(CLI::App& parser);
+[[nodiscard]] RunVerb add_key(CLI::App& parser);
+[[nodiscard]] RunVerb add_index(CLI::App& parser);
 [[nodiscard]] RunVerb add_thaw(CLI::App& parser);
 
 }  // namespace stillpoint

@@ -54,7 +54,7 @@ void write_dump(Repository& repository, const DumpRecord& dump, CaptureProgress&
 }
 
 ExitCode dump(const Options& options, const Invocation& invocation) {
-  Repository repository(invocation.repository(), Repository::Mode::read);
+  Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
   if (options.database.empty()) {
     list_dumps(manifest, invocation);

@@ -22,7 +22,9 @@ constexpr std::size_t max_bytes = 1 << 20;
 
 const std::map<std::string, std::map<std::string, Setter>>& known_groups() {
   static const std::map<std::string, std::map<std::string, Setter>> groups{
-      {"repository", {{"url", [](HostConfig& c, const std::string& v) { c.repository_url = v; }}}},
+      {"repository",
+       {{"url", [](HostConfig& c, const std::string& v) { c.repository_url = v; }},
+        {"key_file", [](HostConfig& c, const std::string& v) { c.key_file = v; }}}},
       {"libvirt", {{"uri", [](HostConfig& c, const std::string& v) { c.libvirt_uri = v; }}}},
       {"backup",
        {{"scratch_directory",

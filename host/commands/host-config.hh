@@ -10,6 +10,7 @@ namespace stillpoint {
 /// the keys.
 struct HostConfig {
   std::string repository_url;                            ///< [repository] url=; empty when not set
+  std::string key_file;                                  ///< [repository] key_file=; empty when not set
   std::string libvirt_uri;                               ///< [libvirt] uri=; empty when not set
   std::filesystem::path scratch_directory = "/var/tmp";  ///< [backup] scratch_directory=
 };

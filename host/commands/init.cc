@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/log.hh"
 #include "host/commands/command.hh"
 #include "host/commands/format.hh"
+#include "host/commands/key-source.hh"
 #include "host/commands/output.hh"
 #include "host/repository/repository-config.hh"
 #include "host/repository/repository.hh"
@@ -14,7 +16,13 @@ namespace stillpoint {
 
 namespace {
 
-ExitCode init(const std::string& chunk_size, const Invocation& invocation) {
+struct InitRequest {
+  std::string chunk_size;
+  bool encrypt = false;
+};
+
+ExitCode init(const InitRequest& request, const Invocation& invocation) {
+  const std::string& chunk_size = request.chunk_size;
   RepositoryOptions options;
   if (!chunk_size.empty()) {
     const std::uint64_t bytes = parse_size(chunk_size);
@@ -23,22 +31,31 @@ ExitCode init(const std::string& chunk_size, const Invocation& invocation) {
     options.chunk_bytes = static_cast<std::uint32_t>(bytes);
   }
   const std::string& url = invocation.repository();
+  if (request.encrypt) options.key = find_new_key(invocation.key_file, "STILLPOINT_PASSPHRASE");
   Repository::create(url, options);
-  const Repository made(url, Repository::Mode::read);
+  // Also proof that the key opens it.
+  const Repository made(url, Repository::Mode::read, [&] { return *options.key; });
   if (invocation.json)
-    print_json({{"repository", url}, {"id", made.id()}, {"chunk_bytes", made.chunk_bytes()}});
+    print_json(
+        {{"repository", url}, {"id", made.id()}, {"chunk_bytes", made.chunk_bytes()}, {"encrypted", made.encrypted()}});
   else
-    print_result(fmt::format("made repository {} at {}\n", made.id(), printable(url)));
+    print_result(
+        fmt::format("made {}repository {} at {}\n", made.encrypted() ? "encrypted " : "", made.id(), printable(url)));
+  if (made.encrypted())
+    log_warning("without one of its keys nobody can read this repository: keep a copy of the key elsewhere");
   return ExitCode::success;
 }
 
 }  // namespace
 
 RunVerb add_init(CLI::App& parser) {
-  const auto chunk_size = std::make_shared<std::string>();
-  parser.add_option("--chunk-size", *chunk_size, "bytes of a chunk, a power of two from 64K to 4M, for ever (256K)")
+  const auto request = std::make_shared<InitRequest>();
+  parser
+      .add_option("--chunk-size", request->chunk_size,
+                  "bytes of a chunk, a power of two from 64K to 4M, for ever (256K)")
       ->type_name("SIZE");
-  return [chunk_size](const Invocation& invocation) { return init(*chunk_size, invocation); };
+  parser.add_flag("--encrypt", request->encrypt, "encrypt everything with a passphrase or --key-file, for ever");
+  return [request](const Invocation& invocation) { return init(*request, invocation); };
 }
 
 }  // namespace stillpoint

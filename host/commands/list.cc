@@ -48,7 +48,7 @@ std::vector<std::string> table_row(const Manifest& manifest) {
 }
 
 ExitCode list(const std::string& domain, const Invocation& invocation) {
-  Repository repository(invocation.repository(), Repository::Mode::read);
+  Repository repository = invocation.open(Repository::Mode::read);
   const std::vector<StillPointSummary> found = repository.list(domain);
   if (found.empty() && !domain.empty())
     throw NotFound(fmt::format("there is no still point of a domain '{}'", domain), "'stillpoint list' shows all");

@@ -37,7 +37,7 @@ const DiskRecord& disk_of(const Manifest& manifest, const std::string& target) {
 }
 
 ExitCode restore(const Options& options, const Invocation& invocation) {
-  Repository repository(invocation.repository(), Repository::Mode::read);
+  Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
   const DiskRecord& record = disk_of(manifest, options.disk);
   const std::string format = !options.format.empty() ? options.format : record.format == "qcow2" ? "qcow2" : "raw";

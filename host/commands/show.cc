@@ -13,7 +13,7 @@ namespace stillpoint {
 namespace {
 
 ExitCode show(const std::string& name, const Invocation& invocation) {
-  Repository repository(invocation.repository(), Repository::Mode::read);
+  Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(name);
   if (invocation.json)
     print_json(to_json(manifest));

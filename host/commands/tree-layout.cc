@@ -78,6 +78,24 @@ std::string tree_name(std::string_view mount_point, std::string_view file_system
   }
 }
 
+void remove_trees(const std::filesystem::path& repository, const std::vector<TreeRecord>& trees) {
+  for (const TreeRecord& tree : trees) {
+    // "trees/DOMAIN/TIME/NAME", and nothing else: a manifest must not make us delete what is elsewhere.
+    const std::filesystem::path path(tree.path);
+    const bool plain = std::distance(path.begin(), path.end()) == 4 && *path.begin() == "trees" &&
+                       std::none_of(path.begin(), path.end(),
+                                    [](const auto& part) { return part == ".." || part == "." || part.empty(); });
+    if (!plain) {
+      if (!tree.path.empty()) log_warning("{} is no tree's path: left", tree.path);
+      continue;
+    }
+    std::error_code error;
+    std::filesystem::remove_all(repository / path, error);
+    if (error) log_warning("cannot delete {}: {}", tree.path, error.message());
+    std::filesystem::remove(repository / path.parent_path(), error);  // when it was the last one
+  }
+}
+
 TreeDirectory::TreeDirectory(std::filesystem::path repository, std::string id)
     : repository_(std::move(repository)), staging_(repository_ / "trees" / fmt::format(".partial-{}", id)) {}
 

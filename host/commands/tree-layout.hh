@@ -31,6 +31,9 @@ namespace stillpoint {
 /// unknown. No two mount points share a name, and none leaves its parent directory.
 [[nodiscard]] std::string tree_name(std::string_view mount_point, std::string_view file_system);
 
+/// Deletes the trees of a still point that is no longer listed. What cannot be deleted is a warning.
+void remove_trees(const std::filesystem::path& repository, const std::vector<TreeRecord>& trees);
+
 /// The trees of one still point: written in a hidden directory, renamed into place when all are complete, removed when
 /// that never happens.
 ///

@@ -5,6 +5,7 @@
 cli.py STILLPOINT
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -139,7 +140,7 @@ class CommandLine(unittest.TestCase):
     def test_help_and_version(self):
         done = stillpoint("--help")
         self.assertEqual(done.returncode, 0)
-        for verb in ("init", "backup", "list", "show", "restore", "dump", "files"):
+        for verb in ("init", "backup", "list", "show", "restore", "dump", "files", "verify", "prune", "delete", "protect"):
             self.assertIn(verb, done.stdout)
             own = stillpoint(verb, "--help")
             self.assertEqual(own.returncode, 0, verb)
@@ -150,7 +151,7 @@ class CommandLine(unittest.TestCase):
     def test_the_manual_names_every_option_and_code(self):
         manual = pathlib.Path(__file__).resolve().parents[2] / "docs/man/stillpoint.1"
         words = manual.read_text(encoding="utf-8").replace("\\-", "-")
-        for verb in (None, "init", "backup", "list", "show", "restore", "dump", "files"):
+        for verb in (None, "init", "backup", "list", "show", "restore", "dump", "files", "verify", "prune", "key"):
             for line in stillpoint(*([verb] if verb else []), "--help").stdout.splitlines():
                 for word in line.replace(",", " ").split():
                     if word.startswith("--"):
@@ -441,6 +442,135 @@ class OnAnotherRepository(unittest.TestCase):
         finally:
             subprocess.run(["umount", self.repository], check=True)
 
+    def still_points(self):
+        return [row["name"] for row in json.loads(self.call("list", "--json").stdout)]
+
+    def take(self, content):
+        """A still point of a disk that has this content in it."""
+        image = self.scratch / "changing.raw"
+        image.write_bytes(hashlib.shake_256(content.encode()).digest(6 * MIB) + hashlib.shake_256(b"same").digest(6 * MIB))
+        done = self.call("backup", "db", "--disk-image", f"vda={image}", "--json")
+        self.assertEqual(done.returncode, 0, done)
+        time.sleep(1.1)
+        return json.loads(done.stdout)["name"], hashlib.sha256(image.read_bytes()).hexdigest()
+
+    def restored(self, name):
+        target = self.scratch / "restored.raw"
+        done = self.call("restore", name, "--disk", "vda", "--to", target, "--overwrite")
+        self.assertEqual(done.returncode, 0, done)
+        return hashlib.sha256(target.read_bytes()).hexdigest()
+
+    def size_of(self, directory):
+        with contextlib.suppress(FileNotFoundError):
+            return sum(path.stat().st_size for path in (self.repository / directory).rglob("*") if path.is_file())
+        return 0
+
+    def size(self):
+        return self.size_of("packs")
+
+    def test_verify_names_what_is_damaged_and_a_backup_heals_it(self):
+        name, content = self.take("one")
+        done = self.call("verify", "--read-data", "--json")
+        self.assertEqual(done.returncode, 0, done)
+        self.assertEqual(json.loads(done.stdout)["damaged"], [])
+        self.assertGreater(json.loads(done.stdout)["chunks_read"], 40)
+        self.assertIn("all is there", self.call("verify", "db").stdout)
+        pack = next(path for path in (self.repository / "packs").rglob("*") if path.is_file())
+        pack.chmod(0o644)
+        with open(pack, "r+b") as file:
+            file.seek(1 * MIB)
+            file.write(b"rot")
+        done = self.call("verify", "--read-data=100%", "--read-only")
+        self.assertEqual(done.returncode, 9, done)
+        self.assertFalse((self.repository / "quarantine").exists())
+        done = self.call("verify", "--read-data", "--json")
+        self.assertEqual(done.returncode, 9, done)
+        self.assertEqual([entry["name"] for entry in json.loads(done.stdout)["damaged"]], [name])
+        done = self.call("verify", name)
+        self.assertEqual(done.returncode, 9, done)
+        self.assertIn("disk vda: chunk ", done.stdout)
+        self.assertEqual(self.call("restore", name, "--disk", "vda", "--to", self.scratch / "x").returncode, 9)
+        self.take("one")
+        self.assertEqual(self.call("verify", "--read-data").returncode, 0)
+        self.assertEqual(self.restored(name), content)
+        for wrong in ("--read-data=0", "--read-data=101%", "--read-data=all"):
+            self.assertEqual(self.call("verify", wrong).returncode, 2)
+        self.assertEqual(self.call("verify", "nobody").returncode, 4)
+
+    def test_prune_keeps_what_the_rules_say_and_reclaims_the_rest(self):
+        taken = [self.take(f"night {number}") for number in range(4)]
+        names = [name for name, _ in taken]
+        full = self.size()
+        done = self.call("prune", "--keep-last", "2", "--dry-run", "--json")
+        self.assertEqual(done.returncode, 0, done)
+        plan = json.loads(done.stdout)
+        self.assertEqual([row["name"] for row in plan["still_points"] if not row["kept_by"]], names[:2])
+        self.assertEqual(self.still_points(), names)
+        self.assertEqual(self.size(), full)
+        self.assertEqual(self.call("protect", names[0]).returncode, 0)
+        done = self.call("delete", names[0])
+        self.assertEqual(done.returncode, 2, done)
+        self.assertIn("unprotect", done.stderr)
+        done = self.call("prune", "--keep-last", "2")
+        self.assertEqual(done.returncode, 0, done)
+        self.assertIn("protected", done.stdout)
+        self.assertEqual(self.still_points(), [names[0], *names[2:]])
+        self.assertEqual(self.call("unprotect", names[0]).returncode, 0)
+        self.assertEqual(self.call("delete", names[0]).returncode, 0)
+        done = self.call("prune", "--json")
+        self.assertEqual(done.returncode, 0, done)
+        self.assertGreater(json.loads(done.stdout)["reclaimed"]["packs_deleted"], 0)
+        self.assertLess(self.size(), full - 11 * MIB)
+        for name, content in taken[2:]:
+            self.assertEqual(self.restored(name), content)
+        self.assertEqual(self.call("verify", "--read-data").returncode, 0)
+        self.assertEqual(self.call("index", "rebuild").returncode, 0)
+        self.assertEqual(self.call("verify").returncode, 0)
+        self.assertEqual(self.call("prune", "nobody", "--keep-last", "1").returncode, 4)
+        self.assertEqual(self.call("prune", "db").returncode, 2)
+        self.assertEqual(self.call("prune", "--keep-within", "soon").returncode, 2)
+        self.assertEqual(self.call("delete", "db").returncode, 2)
+        self.assertEqual(self.still_points(), names[2:])
+
+    def test_an_encrypted_repository_needs_its_key(self):
+        repository, key, image = self.scratch / "secret", self.scratch / "key", self.scratch / "text.raw"
+        key.write_bytes(os.urandom(64))
+        key.chmod(0o600)
+        image.write_bytes(b"a secret that nobody may read\n" * 40000)
+
+        def call(*arguments, **environment):
+            return stillpoint(*arguments, "-r", repository, env=environment)
+
+        done = call("init", "--encrypt", "--key-file", key, "--json")
+        self.assertEqual(done.returncode, 0, done)
+        self.assertTrue(json.loads(done.stdout)["encrypted"])
+        with_key = {"STILLPOINT_KEY_FILE": str(key)}
+        self.assertEqual(call("backup", "img", "--disk-image", f"vda={image}", **with_key).returncode, 0)
+        self.assertEqual(call("restore", "img", "--disk", "vda", "--to", self.scratch / "out", **with_key).returncode, 0)
+        self.assertEqual((self.scratch / "out").read_bytes().rstrip(b"\0"), image.read_bytes())
+        for path in repository.rglob("*"):
+            if path.is_file():
+                self.assertNotIn(b"secret that nobody", path.read_bytes())
+                self.assertNotIn(str(image).encode(), path.read_bytes())
+        for verb in (("list",), ("verify",), ("prune",), ("key", "list")):
+            done = stillpoint(*verb, "-r", repository, start_new_session=True)
+            self.assertEqual(done.returncode, 3, done)
+            self.assertIn("encrypted", done.stderr)
+        other = self.scratch / "other"
+        other.write_bytes(os.urandom(64))
+        done = call("list", "--key-file", other)
+        self.assertEqual(done.returncode, 3, done)
+        self.assertIn("opens none of the 1 keys", done.stderr)
+        done = call("key", "add", "--label", "safe", **with_key, STILLPOINT_NEW_PASSPHRASE="correct horse")
+        self.assertEqual(done.returncode, 0, done)
+        self.assertEqual(call("list", STILLPOINT_PASSPHRASE="correct horse").returncode, 0)
+        keys = json.loads(call("key", "list", "--json", **with_key).stdout)
+        self.assertEqual([entry["kind"] for entry in keys], ["key-file", "passphrase"])
+        self.assertEqual(call("key", "remove", keys[0]["id"], STILLPOINT_PASSPHRASE="correct horse").returncode, 0)
+        self.assertEqual(call("list", **with_key).returncode, 3)
+        self.assertEqual(call("key", "remove", keys[1]["id"], STILLPOINT_PASSPHRASE="correct horse").returncode, 2)
+        self.assertEqual(call("verify", "--read-data", STILLPOINT_PASSPHRASE="correct horse").returncode, 0)
+
     def test_a_missing_image(self):
         done = self.call("backup", "img", "--disk-image", f"vda={self.scratch / 'none'}")
         self.assertEqual(done.returncode, 2, done)
@@ -465,7 +595,7 @@ class OnAnotherRepository(unittest.TestCase):
         run(["dd", "if=/dev/urandom", f"of={big}", "bs=1M", "count=256", "status=none"], 60)
 
         def written():
-            return sum(path.stat().st_size for path in self.repository.rglob("*") if path.is_file()) > MIB
+            return self.size_of("tmp") + self.size_of("packs") > MIB
 
         self.stopped(written, "backup", "big", "--disk-image", f"vda={big}")
         self.assertEqual(json.loads(self.call("list", "--json").stdout), [])
