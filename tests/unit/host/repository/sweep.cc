@@ -140,40 +140,39 @@ std::uint64_t prune_beside(const std::string& url, std::uint64_t at, const std::
 TEST_CASE("whatever others commit or rebuild at any step of prune stays") {
   const Quiet quiet;
   for (const bool rebuild : {false, true}) {
-    for (const bool indexed : {true, false}) {
-      std::uint64_t steps = 1000;
-      for (std::uint64_t at = 0; at <= steps; ++at) {
-        CAPTURE(rebuild);
-        CAPTURE(indexed);
-        CAPTURE(at);
-        const Scratch scratch;
-        Promises promises(scratch.path() / "promises");
-        Repository::create(scratch.repository(), {small_chunks});
-        {
-          Repository repository(scratch.repository(), Repository::Mode::write);
-          back_up(repository, promises, 1);
-          back_up(repository, promises, 2);
-          const std::string oldest = repository.list("web1").at(0).name;
-          promises.take_back(oldest);
-          repository.remove(oldest);
-        }
-        if (!indexed) fs::remove_all(scratch.repository() + "/index");
-        // As if it had been there since yesterday.
-        for (const fs::path& pack : files_below(scratch.repository() + "/packs"))
-          fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
-        const std::uint64_t taken = prune_beside(scratch.repository(), at, [&] {
-          Repository other(scratch.repository(), Repository::Mode::write);
-          if (rebuild) other.rebuild_index();
-          // The content of the one that was deleted, too.
-          back_up(other, promises, 1);
-        });
-        if (at == 0) steps = taken;
-        check(scratch.repository(), promises);
-        static_cast<void>(Repository(scratch.repository(), Repository::Mode::write).reclaim({}));
-        check(scratch.repository(), promises);
+    const bool indexed = !rebuild;
+    std::uint64_t steps = 1000;
+    for (std::uint64_t at = 0; at <= steps; ++at) {
+      CAPTURE(rebuild);
+      CAPTURE(indexed);
+      CAPTURE(at);
+      const Scratch scratch;
+      Promises promises(scratch.path() / "promises");
+      Repository::create(scratch.repository(), {small_chunks});
+      {
+        Repository repository(scratch.repository(), Repository::Mode::write);
+        back_up(repository, promises, 1);
+        back_up(repository, promises, 2);
+        const std::string oldest = repository.list("web1").at(0).name;
+        promises.take_back(oldest);
+        repository.remove(oldest);
       }
-      CHECK(steps > 10);
+      if (!indexed) fs::remove_all(scratch.repository() + "/index");
+      // As if it had been there since yesterday.
+      for (const fs::path& pack : files_below(scratch.repository() + "/packs"))
+        fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+      const std::uint64_t taken = prune_beside(scratch.repository(), at, [&] {
+        Repository other(scratch.repository(), Repository::Mode::write);
+        if (rebuild) other.rebuild_index();
+        // The content of the one that was deleted, too.
+        back_up(other, promises, 1);
+      });
+      if (at == 0) steps = taken;
+      check(scratch.repository(), promises);
+      static_cast<void>(Repository(scratch.repository(), Repository::Mode::write).reclaim({}));
+      check(scratch.repository(), promises);
     }
+    CHECK(steps > 10);
   }
 }
 
@@ -182,7 +181,8 @@ TEST_CASE("dying or failing at any step loses nothing that was acknowledged") {
   std::uint64_t hit = 0;
   for (const Kind kind : {Kind::die, Kind::fail_change, Kind::fail_read}) {
     std::uint64_t steps = 1000;
-    for (std::uint64_t at = 0; at <= steps; ++at) {
+    // Reads are many, and much alike.
+    for (std::uint64_t at = 0; at <= steps; at += at > 0 && kind == Kind::fail_read ? 3 : 1) {
       CAPTURE(static_cast<int>(kind));
       CAPTURE(at);
       const Scratch scratch;
