@@ -37,11 +37,16 @@ Json to_json(const VerifyResult& result) {
   Json damaged = Json::array();
   for (const DamagedStillPoint& still_point : result.damaged)
     damaged.push_back({{"name", still_point.name}, {"reasons", still_point.reasons}});
-  return {
-      {"still_points", result.still_points},     {"covered", result.covered},       {"packs", result.packs},
-      {"packs_read", result.packs_read},         {"bytes_read", result.bytes_read}, {"chunks_read", result.chunks_read},
-      {"unreadable_chunks", result.unreadable_chunks},
-      {"damaged_chunks", result.damaged_chunks}, {"problems", result.problems},     {"damaged", std::move(damaged)}};
+  return {{"still_points", result.still_points},
+          {"covered", result.covered},
+          {"packs", result.packs},
+          {"packs_read", result.packs_read},
+          {"bytes_read", result.bytes_read},
+          {"chunks_read", result.chunks_read},
+          {"unreadable_chunks", result.unreadable_chunks},
+          {"damaged_chunks", result.damaged_chunks},
+          {"problems", result.problems},
+          {"damaged", std::move(damaged)}};
 }
 
 void print(const VerifyResult& result, bool read_only) {

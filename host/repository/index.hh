@@ -118,7 +118,7 @@ class Index {
     bool sealed = true;
     bool present = true;
     bool incomplete = false;  ///< its records could not all be read
-    bool doomed = false;  ///< prune deletes it soon: nobody may come to rely on it
+    bool doomed = false;      ///< prune deletes it soon: nobody may come to rely on it
     WallTime modified{};
     std::uint64_t size = UINT64_MAX;  ///< bytes; of one that this program writes: not yet known
   };
