@@ -5,6 +5,7 @@
 #include "config.hh"
 #include "host/commands/error-output.hh"
 #include "host/commands/interrupt.hh"
+#include "host/commands/key-source.hh"
 #include "host/commands/output.hh"
 
 #include <CLI/CLI.hpp>
@@ -77,6 +78,9 @@ Invocation invocation_of(const GlobalOptions& options, const std::stop_token& st
   const std::string config = options.config.empty() ? STILLPOINT_SYSCONF "/stillpoint.conf" : options.config;
   invocation.config = read_host_config(config, !options.config.empty());
   invocation.repository_url = options.repository.empty() ? invocation.config.repository_url : options.repository;
+  // That of the file is for the file's repository.
+  invocation.key_is_meant = !options.key_file.empty() || passphrase_is_given() ||
+                            (options.repository.empty() && !invocation.config.key_file.empty());
   invocation.key_file = options.key_file.empty() ? invocation.config.key_file : options.key_file;
   invocation.libvirt_uri = options.connect;
   // libvirt itself asks the environment when it is given none; the file comes after that.

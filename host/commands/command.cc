@@ -3,6 +3,8 @@
 
 #include "host/commands/key-source.hh"
 
+#include <fmt/format.h>
+
 namespace stillpoint {
 
 const std::string& Invocation::repository() const {
@@ -13,7 +15,12 @@ const std::string& Invocation::repository() const {
 }
 
 Repository Invocation::open(Repository::Mode mode) const {
-  return Repository(repository(), mode, [this] { return find_key(key_file); });
+  Repository opened(repository(), mode, [this] { return find_key(key_file); });
+  // Whoever gives a key means to encrypt: a configuration that somebody has changed must not talk him out of it.
+  if (!opened.encrypted() && key_is_meant)
+    throw ConfigError(fmt::format("a key is given, and the repository {} is not encrypted", repository()),
+                      "give none, or look whether this is the repository that you mean");
+  return opened;
 }
 
 }  // namespace stillpoint

@@ -25,7 +25,8 @@ struct Invocation {
   Progress::Mode progress = Progress::Mode::notes;
   std::stop_token stop;  ///< requested by a signal
 
-  std::string key_file;  ///< of an encrypted repository; empty when nobody named one
+  bool key_is_meant = false;  ///< a key was given for this very repository
+  std::string key_file;       ///< of an encrypted repository; empty when nobody named one
 
   /// Throws UsageError that says how to name one.
   [[nodiscard]] const std::string& repository() const;

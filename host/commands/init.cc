@@ -31,6 +31,8 @@ ExitCode init(const InitRequest& request, const Invocation& invocation) {
     options.chunk_bytes = static_cast<std::uint32_t>(bytes);
   }
   const std::string& url = invocation.repository();
+  if (!request.encrypt && invocation.key_is_meant)
+    throw UsageError("a key is given, and nothing would be encrypted with it", "say --encrypt, or give no key");
   if (request.encrypt) options.key = find_new_key(invocation.key_file, "STILLPOINT_PASSPHRASE");
   Repository::create(url, options);
   // Also proof that the key opens it.

@@ -74,7 +74,7 @@ KeySource find(const std::string& key_file, const char* variable, bool is_new) {
   }
   const UniqueFd terminal(::open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY));
   if (!terminal)
-    throw ConfigError("the repository is encrypted, and no key is given",
+    throw ConfigError(is_new ? "no new key is given" : "the repository is encrypted, and no key is given",
                       fmt::format("use --key-file or the environment variable {}", variable));
   source.passphrase = ask_terminal(terminal.get(), is_new ? "New passphrase: " : "Passphrase: ");
   if (is_new && ask_terminal(terminal.get(), "Once more: ") != source.passphrase)
@@ -83,6 +83,10 @@ KeySource find(const std::string& key_file, const char* variable, bool is_new) {
 }
 
 }  // namespace
+
+bool passphrase_is_given() {
+  return ::secure_getenv(passphrase_variable) != nullptr;
+}
 
 KeySource find_key(const std::string& key_file) {
   return find(key_file, passphrase_variable, false);

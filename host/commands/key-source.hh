@@ -11,6 +11,9 @@ namespace stillpoint {
 /// environment variable or, where there is one, from the terminal. Throws ConfigError.
 [[nodiscard]] KeySource find_key(const std::string& key_file);
 
+/// Whether the environment has one.
+[[nodiscard]] bool passphrase_is_given();
+
 /// For a key that is to be added: a passphrase from the terminal is asked for twice.
 [[nodiscard]] KeySource find_new_key(const std::string& key_file, const char* environment_variable);
 

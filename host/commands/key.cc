@@ -52,7 +52,8 @@ ExitCode remove_key(const KeyRequest& request, const Invocation& invocation) {
   if (invocation.json)
     print_json({{"removed", request.id}});
   else
-    print_result(fmt::format("key {} opens nothing any more\n", request.id));
+    print_result(
+        fmt::format("key {} is removed; a copy of it, if there is one, still opens what is stored\n", request.id));
   return ExitCode::success;
 }
 

@@ -47,7 +47,9 @@ ScryptCost read_cost(const Json& json, std::string_view object) {
   cost.n = json_uint(json, "n");
   cost.r = static_cast<std::uint32_t>(json_uint(json, "r", 64));
   cost.p = static_cast<std::uint32_t>(json_uint(json, "p", 16));
-  if (cost.n < 2 || (cost.n & (cost.n - 1)) != 0 || cost.r == 0 || cost.p == 0 || cost.n > most_memory / 128 / cost.r)
+  const bool too_large_for_r = cost.r < 4 && cost.n >= std::uint64_t{1} << (16 * cost.r);  // RFC 7914
+  if (cost.n < 2 || too_large_for_r || (cost.n & (cost.n - 1)) != 0 || cost.r == 0 || cost.p == 0 ||
+      cost.n > most_memory / 128 / cost.r)
     throw Corruption(fmt::format("{}: its cost is out of bounds", object));
   return cost;
 }
@@ -65,6 +67,8 @@ RepositoryKeys::RepositoryKeys(const Secret& master)
       documents(derive_secret(master.bytes(), as_bytes(salt_of_all), "stillpoint documents")) {}
 
 std::string KeyRing::add(const Secret& master, const KeySource& source, std::string_view label) {
+  constexpr std::size_t longest_label = 200;
+  if (label.size() > longest_label) throw UsageError("the label is longer than 200 bytes");
   const bool by_file = !source.key_file.empty();
   if (by_file && source.key_file.size() < least_key_file)
     throw ConfigError(fmt::format("the key file has {} bytes, less than {}", source.key_file.size(), least_key_file),
@@ -80,6 +84,7 @@ std::string KeyRing::add(const Secret& master, const KeySource& source, std::str
   Wrapped wrapped;
   Cipher(key).seal(nonce, as_bytes(repository_), master.bytes(), wrapped);
   Json json{{"format", 1},
+            {"repository", repository_},
             {"kind", by_file ? "key-file" : "passphrase"},
             {"label", label},
             {"created", format_time(wall_now())},
@@ -110,9 +115,8 @@ Secret KeyRing::open(const KeySource& source) {
         return master;
     } catch (const NotFound&) {
       continue;
-    } catch (const Corruption& e) {
-      log_warning("{}", e.what());
-    } catch (const ProtocolError& e) {
+    } catch (const Error& e) {
+      // Another one may still do.
       log_warning("{}: {}", object.name, e.what());
     }
   }
@@ -128,9 +132,16 @@ std::vector<KeyInfo> KeyRing::list() {
     key.id = object.name.substr(sizeof "keys");
     try {
       const Json json = open_document("key", store_.get(object.name, longest_key), object.name);
-      key.kind = json_string(json, "kind", 64);
-      key.label = json_string_or(json, "label", "", 1024);
+      key.label = json_string_or(json, "label", "", longest_key);
       key.created = json_string(json, "created", 64);
+      static_cast<void>(hex_field<salt_bytes>(json, "salt", object.name));
+      static_cast<void>(hex_field<cipher_nonce_bytes>(json, "nonce", object.name));
+      static_cast<void>(hex_field<sizeof(Wrapped)>(json, "wrapped", object.name));
+      const std::string kind = json_string(json, "kind", 64);
+      if (kind == "passphrase") static_cast<void>(read_cost(json_object(json, "scrypt"), object.name));
+      const bool usable = (kind == "passphrase" || kind == "key-file") && json_uint(json, "format") == 1 &&
+                          json_string(json, "repository", 64) == repository_;
+      key.kind = usable ? kind : "damaged";
     } catch (const Error& e) {
       key.kind = "damaged";
     }
@@ -141,6 +152,9 @@ std::vector<KeyInfo> KeyRing::list() {
 }
 
 void KeyRing::remove(const std::string& id) {
+  // Two of these at once could each leave the other's key as the last one.
+  const std::unique_ptr<StoreLock> lock = store_.try_lock("keys");
+  if (!lock) throw Locked("somebody else removes a key", "try again");
   const std::vector<KeyInfo> keys = list();
   if (std::ranges::find(keys, id, &KeyInfo::id) == keys.end())
     throw NotFound(fmt::format("there is no key {}", id), "'stillpoint key list' shows them");

@@ -29,7 +29,7 @@ inline constexpr std::size_t sealed_record_bytes = 44;
 /// Records begin at multiples of it, so that a scan finds the next one behind a damaged one.
 inline constexpr std::size_t record_alignment = 8;
 
-/// A pack's random name, and (encrypted) what its key is derived from.
+/// A pack's random name.
 struct PackId {
   std::array<std::byte, 16> bytes{};
   auto operator<=>(const PackId&) const = default;

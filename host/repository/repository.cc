@@ -49,7 +49,12 @@ class Repository::Engine {
  public:
   Engine(std::shared_ptr<Store> its_store, Mode mode, const AskForKey& ask)
       : store(std::move(its_store)), config(read_config(*store, mode != Mode::read)), writable(mode != Mode::read) {
-    if (config.encrypted) unlock(ask);
+    if (config.encrypted)
+      unlock(ask);
+    else if (!store->list("keys").empty())
+      throw ConfigError(
+          fmt::format("the repository {} has keys, and its configuration says that it is not encrypted", store->url()),
+          "somebody has changed it: nothing is written there");
     // Before anything is read that a backup may rely on.
     if (writable) take_lease(mode);
   }

@@ -545,6 +545,9 @@ class OnAnotherRepository(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done)
         self.assertTrue(json.loads(done.stdout)["encrypted"])
         with_key = {"STILLPOINT_KEY_FILE": str(key)}
+        # Whoever gives a key is not talked out of encrypting.
+        self.assertEqual(stillpoint("init", "-r", self.scratch / "plain", "--key-file", key).returncode, 2)
+        self.assertEqual(stillpoint("list", "-r", self.repository, "--key-file", key).returncode, 3)
         self.assertEqual(call("backup", "img", "--disk-image", f"vda={image}", **with_key).returncode, 0)
         self.assertEqual(call("restore", "img", "--disk", "vda", "--to", self.scratch / "out", **with_key).returncode, 0)
         self.assertEqual((self.scratch / "out").read_bytes().rstrip(b"\0"), image.read_bytes())
@@ -565,10 +568,11 @@ class OnAnotherRepository(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done)
         self.assertEqual(call("list", STILLPOINT_PASSPHRASE="correct horse").returncode, 0)
         keys = json.loads(call("key", "list", "--json", **with_key).stdout)
-        self.assertEqual([entry["kind"] for entry in keys], ["key-file", "passphrase"])
-        self.assertEqual(call("key", "remove", keys[0]["id"], STILLPOINT_PASSPHRASE="correct horse").returncode, 0)
+        by_kind = {entry["kind"]: entry["id"] for entry in keys}
+        self.assertEqual(set(by_kind), {"key-file", "passphrase"})
+        self.assertEqual(call("key", "remove", by_kind["key-file"], STILLPOINT_PASSPHRASE="correct horse").returncode, 0)
         self.assertEqual(call("list", **with_key).returncode, 3)
-        self.assertEqual(call("key", "remove", keys[1]["id"], STILLPOINT_PASSPHRASE="correct horse").returncode, 2)
+        self.assertEqual(call("key", "remove", by_kind["passphrase"], STILLPOINT_PASSPHRASE="correct horse").returncode, 2)
         self.assertEqual(call("verify", "--read-data", STILLPOINT_PASSPHRASE="correct horse").returncode, 0)
 
     def test_a_missing_image(self):

@@ -2,6 +2,7 @@
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "host/repository/checksum.hh"
+#include "host/repository/document.hh"
 #include "host/repository/record-seal.hh"
 #include "host/repository/repository.hh"
 #include "tests/unit/host/repository/support.hh"
@@ -9,6 +10,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 
 using namespace stillpoint;
@@ -86,9 +88,64 @@ TEST_CASE("an encrypted repository gives back what was stored, to its keys alone
   CHECK(counts.new_chunks == 0);
 }
 
+TEST_CASE("a configuration that says otherwise is refused") {
+  const Encrypted encrypted;
+  for (const char* name : {"config", "config.copy"}) {
+    const fs::path path = encrypted.root() / name;
+    Json json = open_document("config", read_text(path, 1 << 20), name);
+    json["encryption"] = "none";
+    replace_file(path, seal_document("config", json));
+  }
+  CHECK_THROWS_AS(encrypted.open(), ConfigError);
+}
+
+TEST_CASE("no nonce is used twice under one key") {
+  const Encrypted encrypted;
+  std::set<std::string> salts;
+  std::set<std::string> nonces;
+  std::size_t records = 0;
+  for (int session = 0; session < 2; ++session) {
+    Repository repository = encrypted.open();
+    const Bytes bytes = random_bytes(6 * small_chunks, static_cast<std::uint64_t>(session));
+    static_cast<void>(commit(repository, "web1", write_whole(repository, bytes), write_stream(repository, bytes),
+                             session == 0 ? "2026-11-23T08:20:11Z" : "2026-11-24T08:20:11Z"));
+  }
+  const std::shared_ptr<Store> store = open_store(encrypted.scratch.repository(), StoreAccess::read);
+  const std::string id = encrypted.open().id();
+  std::array<std::byte, 16> repository_id;
+  REQUIRE(hex_to_bytes(id, repository_id));
+  for (const ObjectInfo& object : store->list("packs")) {
+    const PackId pack = *parse_pack_name(object.name);
+    const std::string content = read_text(encrypted.root() / object.name, 64 << 20);
+    for (const PackEntry& entry : read_pack_entries(*store, pack, repository_id).entries) {
+      CHECK(entry.sealed);
+      const std::string salt = content.substr(entry.offset + record_header_bytes, record_salt_bytes);
+      salts.insert(salt);
+      nonces.insert(salt + content.substr(entry.offset + record_header_bytes + record_salt_bytes, cipher_nonce_bytes));
+      ++records;
+    }
+  }
+  CHECK(records > 20);
+  CHECK(nonces.size() == records);
+  CHECK(salts.size() == 3);
+}
+
 TEST_CASE("nothing of the content can be seen") {
   const Encrypted encrypted;
-  const std::string text(as_text(std::span(encrypted.disk).subspan(1000, 24)));
+  const Bytes secret = random_bytes(3 * small_chunks, 77);
+  const std::string text(as_text(std::span(secret).subspan(1000, 24)));
+  const auto store_secret = [&](Repository repository) {
+    static_cast<void>(
+        commit(repository, "web1", write_whole(repository, secret), std::nullopt, "2026-11-23T08:20:11Z"));
+  };
+  store_secret(encrypted.open());
+  // The control: without encryption it is there to be seen.
+  const Sample plain;
+  store_secret(Repository(plain.scratch.repository(), Repository::Mode::write));
+  std::size_t seen = 0;
+  for (const fs::path& file : files_below(plain.root()))
+    if (read_text(file, 64 << 20).find(text) != std::string::npos) ++seen;
+  CHECK(seen == 1);
   const std::string xml = encrypted.manifest.domain_xml.substr(0, 12);
   REQUIRE(xml.size() == 12);
   std::uint64_t bytes = 0;
@@ -102,7 +159,6 @@ TEST_CASE("nothing of the content can be seen") {
   CHECK(bytes > 10000);
   // Nor by its names, which a list of well-known files would tell.
   const Encrypted other;
-  RepositoryOptions options{small_chunks};
   CHECK(chunk_ids(encrypted) != chunk_ids(other));
 }
 
