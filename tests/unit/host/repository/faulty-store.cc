@@ -63,6 +63,7 @@ std::unique_ptr<ObjectView> FaultyStore::view(const std::string& name) {
 }
 
 std::vector<ObjectInfo> FaultyStore::list(std::string_view prefix) {
+  step(Step::look);
   return real_->list(prefix);
 }
 

@@ -11,10 +11,10 @@
 namespace stillpoint::test {
 
 /// A store that counts its steps, and does something else at one of them: before an operation that changes something,
-/// in its middle (half of the bytes are written), after it, and before one that reads.
+/// in its middle (half of the bytes are written), after it, before one that reads, and before one that lists.
 class FaultyStore : public Store {
  public:
-  enum class Step { change, middle, changed, read };
+  enum class Step { change, middle, changed, read, look };
   /// Called at every step; may throw, or end the process.
   using Fault = std::function<void(Step step, std::uint64_t number)>;
 
