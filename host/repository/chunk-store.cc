@@ -5,6 +5,7 @@
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "host/repository/checksum.hh"
+#include "host/repository/chunk-decoder.hh"
 #include "host/repository/repository.hh"
 
 #include <fmt/format.h>
@@ -32,14 +33,6 @@ StoredCounts StoredTally::counts() const noexcept {
   return {chunks.load(), new_chunks.load(), stored.load()};
 }
 
-namespace {
-
-ChunkHasher hasher_for(const RepositoryKeys* keys) {
-  return keys != nullptr ? ChunkHasher(keys->ids) : ChunkHasher();
-}
-
-}  // namespace
-
 struct ChunkStore::PutContext {
   explicit PutContext(ChunkStore& store) : hash(hasher_for(store.keys())) {
     if (store.writer_key_) sealer.emplace(*store.writer_key_);
@@ -52,14 +45,9 @@ struct ChunkStore::PutContext {
 };
 
 struct ChunkStore::GetContext {
-  explicit GetContext(ChunkStore& store) : hash(hasher_for(store.keys())) {
-    if (store.keys() != nullptr) opener.emplace(store.keys()->data);
-  }
-  CPtr<ZSTD_DCtx, ZSTD_freeDCtx> decompressor{ZSTD_createDCtx()};
-  ChunkHasher hash;
-  std::optional<RecordOpener> opener;
+  explicit GetContext(ChunkStore& store) : decoder(store.keys()) {}
+  ChunkDecoder decoder;
   std::vector<std::byte> record;
-  std::vector<std::byte> compressed;  ///< after it is opened
 };
 
 /// A context for the length of one chunk; they are kept, because making one costs more than a small chunk.
@@ -227,21 +215,8 @@ void ChunkStore::read_record(const ChunkId& id, const Index::Location& location,
   if (!header) fail("its record header is damaged");
   if (header->id != id || header->stored != location.stored || header->plain != location.plain)
     fail("another record stands there");
-  std::span<const std::byte> payload(record.data() + record_header_bytes, header->stored);
-  if (header->sealed != context->opener.has_value()) fail("it is not encrypted as this repository is");
-  if (header->sealed) {
-    const std::size_t opened = payload.size() - sealed_record_bytes;
-    if (context->compressed.size() < opened) context->compressed.resize(opened);
-    const std::span<std::byte> into = std::span(context->compressed).first(opened);
-    if (!context->opener->open(*header, payload, into)) fail("its encrypted bytes are damaged");
-    payload = into;
-  }
-  if (header->codec == Codec::raw)
-    std::memcpy(plain.data(), payload.data(), plain.size());
-  else if (ZSTD_decompressDCtx(context->decompressor.get(), plain.data(), plain.size(), payload.data(),
-                               payload.size()) != plain.size())
-    fail("its compressed bytes are damaged");
-  if (context->hash(plain) != id) fail("its bytes do not match its id");
+  const std::span<const std::byte> stored(record.data() + record_header_bytes, header->stored);
+  if (const char* problem = context->decoder.decode(*header, stored, plain)) fail(problem);
 }
 
 std::shared_ptr<ObjectReader> ChunkStore::pack_reader(const PackId& id) {

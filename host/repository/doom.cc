@@ -58,8 +58,7 @@ std::set<std::string> read_waits(Store& store, const std::string& doom) {
     for (const Json& id : json_array(open_document("waits", store.get(name, max_document_bytes), name), "leases"))
       if (id.is_string()) ids.insert(id.get<std::string>());
   } catch (const Error&) {
-    for (const HeldLease& lease : held_leases(store))
-      if (lease.kind == Lease::Kind::shared) ids.insert(lease.id);
+    return shared_leases(store);
   }
   return ids;
 }

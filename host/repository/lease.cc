@@ -178,6 +178,13 @@ std::vector<HeldLease> held_leases(Store& store) {
   return all;
 }
 
+std::set<std::string> shared_leases(Store& store) {
+  std::set<std::string> ids;
+  for (const HeldLease& lease : held_leases(store))
+    if (lease.kind == Lease::Kind::shared) ids.insert(lease.id);
+  return ids;
+}
+
 void fence(Store& store, const HeldLease& lease) {
   log_warning("the lease of {} has expired: what it had not finished is dropped", lease.holder);
   // Until nothing of it is left: its holder may renew it at this very moment.

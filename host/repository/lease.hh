@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -64,6 +65,9 @@ struct HeldLease {
 
 /// All of them; a damaged one counts as held.
 [[nodiscard]] std::vector<HeldLease> held_leases(Store& store);
+
+/// The ids of those that read or write.
+[[nodiscard]] std::set<std::string> shared_leases(Store& store);
 
 /// Removes an expired lease and what its holder has not finished. From then on he cannot commit.
 void fence(Store& store, const HeldLease& lease);

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/pack-check.hh"
 
-#include "common/deleter.hh"
 #include "common/errors.hh"
 #include "host/repository/checksum.hh"
-#include "host/repository/key-ring.hh"
-#include "host/repository/record-seal.hh"
+#include "host/repository/chunk-decoder.hh"
 #include "host/repository/store.hh"
 
 #include <fmt/format.h>
-#include <zstd.h>
 
 #include <algorithm>
 #include <optional>
@@ -25,15 +22,10 @@ static_assert(window_bytes > record_header_bytes + max_chunk_bytes + sealed_reco
 
 /// What reading a pack needs.
 struct Workspace {
-  explicit Workspace(const RepositoryKeys* keys) : hash(keys != nullptr ? ChunkHasher(keys->ids) : ChunkHasher()) {
-    if (keys != nullptr) opener.emplace(keys->data);
-  }
+  explicit Workspace(const RepositoryKeys* keys) : decoder(keys) {}
   std::vector<std::byte> window = std::vector<std::byte>(window_bytes);
   std::vector<std::byte> plain;
-  CPtr<ZSTD_DCtx, ZSTD_freeDCtx> decompressor{ZSTD_createDCtx()};
-  ChunkHasher hash;
-  std::optional<RecordOpener> opener;
-  std::vector<std::byte> opened;
+  ChunkDecoder decoder;
 };
 
 class Check {
@@ -87,21 +79,12 @@ class Check {
       result_.problem = "there are stray bytes between the records of a pack";
     record = record.first(length);
     const std::optional<RecordHeader> header = decode_record_header(record.first<record_header_bytes>());
-    std::span<const std::byte> stored = record.subspan(record_header_bytes);
+    const std::span<const std::byte> stored = record.subspan(record_header_bytes);
     if (!header || header->id != entry.id || header->stored != entry.stored || header->plain != entry.plain ||
-        crc32c(stored) != header->payload_crc || header->sealed != workspace_.opener.has_value())
+        crc32c(stored) != header->payload_crc)
       return false;
-    if (header->sealed) {
-      workspace_.opened.resize(stored.size() - sealed_record_bytes);
-      if (!workspace_.opener->open(*header, stored, workspace_.opened)) return false;
-      stored = workspace_.opened;
-    }
-    if (header->codec == Codec::raw) return workspace_.hash(stored) == entry.id;
-    workspace_.plain.resize(std::max<std::size_t>(workspace_.plain.size(), entry.plain));
-    const std::span<std::byte> plain = std::span(workspace_.plain).first(entry.plain);
-    return ZSTD_decompressDCtx(workspace_.decompressor.get(), plain.data(), plain.size(), stored.data(),
-                               stored.size()) == plain.size() &&
-           workspace_.hash(plain) == entry.id;
+    workspace_.plain.resize(entry.plain);
+    return workspace_.decoder.decode(*header, stored, workspace_.plain) == nullptr;
   }
 
   ObjectReader& pack_;

@@ -205,9 +205,8 @@ std::set<std::string> Pruner::others(const std::stop_token& stop) {
     check_stop(stop);
     std::this_thread::sleep_for(std::chrono::seconds(1));
   }
-  std::set<std::string> ids;
-  for (const HeldLease& lease : held_leases(chunks_.store()))
-    if (lease.kind == Lease::Kind::shared && lease.id != lease_) ids.insert(lease.id);
+  std::set<std::string> ids = shared_leases(chunks_.store());
+  ids.erase(lease_);
   return ids;
 }
 

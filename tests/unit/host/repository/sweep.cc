@@ -61,12 +61,24 @@ void back_up(Repository& repository, Promises& promises, std::uint64_t seed) {
   promises.add(commit(repository, "web1", write_whole(repository, disk_of(seed)), std::nullopt, time).name, seed);
 }
 
-void work(const std::shared_ptr<Store>& store, Promises& promises) {
-  Repository repository(store, Repository::Mode::write);
-  back_up(repository, promises, 3);
+/// A repository in which two nights have been backed up.
+void two_nights(const std::string& url, Promises& promises) {
+  Repository::create(url, {small_chunks});
+  Repository repository(url, Repository::Mode::write);
+  back_up(repository, promises, 1);
+  back_up(repository, promises, 2);
+}
+
+void remove_oldest(Repository& repository, Promises& promises) {
   const std::string oldest = repository.list("web1").at(0).name;
   promises.take_back(oldest);
   repository.remove(oldest);
+}
+
+void work(const std::shared_ptr<Store>& store, Promises& promises) {
+  Repository repository(store, Repository::Mode::write);
+  back_up(repository, promises, 3);
+  remove_oldest(repository, promises);
   static_cast<void>(repository.reclaim({}));
   back_up(repository, promises, 4);
   repository.rebuild_index();
@@ -81,13 +93,13 @@ std::uint64_t run(const std::string& url, Promises& promises, Kind kind, std::ui
     set_log_level(LogLevel::error);
     bool struck = false;
     const auto fault = [&](FaultyStore::Step step, std::uint64_t number) {
-      if (number != at) return;
-      struck = true;
-      if (step == FaultyStore::Step::look) return;
+      if (number != at || step == FaultyStore::Step::look) return;
       const bool read = step == FaultyStore::Step::read;
-      if (kind == Kind::die && !read) ::_exit(1);
-      if (kind == Kind::fail_change && !read) throw StorageError("injected");
-      if (kind == Kind::fail_read && read) throw Corruption("injected");
+      if (kind == Kind::none || read != (kind == Kind::fail_read)) return;
+      if (kind == Kind::die) ::_exit(1);
+      struck = true;
+      if (read) throw Corruption("injected");
+      throw StorageError("injected");
     };
     const auto store = std::make_shared<FaultyStore>(open_store(url, StoreAccess::write), fault);
     try {
@@ -149,14 +161,10 @@ TEST_CASE("whatever others commit or rebuild at any step of prune stays") {
       CAPTURE(at);
       const Scratch scratch;
       Promises promises(scratch.path() / "promises");
-      Repository::create(scratch.repository(), {small_chunks});
+      two_nights(scratch.repository(), promises);
       {
         Repository repository(scratch.repository(), Repository::Mode::write);
-        back_up(repository, promises, 1);
-        back_up(repository, promises, 2);
-        const std::string oldest = repository.list("web1").at(0).name;
-        promises.take_back(oldest);
-        repository.remove(oldest);
+        remove_oldest(repository, promises);
       }
       if (!indexed) fs::remove_all(scratch.repository() + "/index");
       // As if it had been there since yesterday.
@@ -189,12 +197,7 @@ TEST_CASE("dying or failing at any step loses nothing that was acknowledged") {
       CAPTURE(at);
       const Scratch scratch;
       Promises promises(scratch.path() / "promises");
-      Repository::create(scratch.repository(), {small_chunks});
-      {
-        Repository repository(scratch.repository(), Repository::Mode::write);
-        back_up(repository, promises, 1);
-        back_up(repository, promises, 2);
-      }
+      two_nights(scratch.repository(), promises);
       const std::uint64_t taken = run(scratch.repository(), promises, at == 0 ? Kind::none : kind, at, hit);
       if (at == 0) {
         steps = taken;  // without a fault
