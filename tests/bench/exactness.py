@@ -151,18 +151,20 @@ class MariaDb:
         self.data = directory / "mariadb"
         self.socket = sockets / "mariadb.sock"
         self.log = sockets / "mariadb.log"
+        # A server that starts deletes all temporary tables in its TMPDIR, and servers whose they are crash: to each its own.
+        self.environment = {**os.environ, "TMPDIR": str(sockets)}
         self.options = [f"--innodb-flush-log-at-trx-commit={0 if asynchronous else 1}"]
         self.process = None
 
     def create(self):
         run(["mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--user=mysql", "--skip-test-db"]
-            + ["--auth-root-authentication-method=socket"], 120)
+            + ["--auth-root-authentication-method=socket"], 120, env=self.environment)
 
     def start(self):
         command = ["mariadbd", "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}", "--user=mysql"]
         command += ["--skip-networking", "--innodb-buffer-pool-size=64M", "--log-bin=bin", f"--pid-file={self.data}/pid"]
         command.append(f"--log-error={self.log}")
-        self.process = subprocess.Popen([*command, *self.options], **QUIET, start_new_session=True)
+        self.process = subprocess.Popen([*command, *self.options], **QUIET, env=self.environment, start_new_session=True)
         ping = ["mariadb-admin", "--no-defaults", f"--socket={self.socket}", "--silent", "ping"]
         wait_until(lambda: run(ping, 20, check=False).returncode == 0, 60, "MariaDB starts", 0.05)
 

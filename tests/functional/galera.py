@@ -124,7 +124,7 @@ class Galera(unittest.TestCase):
         command += ["--wsrep-on=ON", f"--wsrep-provider={PROVIDER}", "--wsrep-cluster-address=gcomm://"]
         command += ["--binlog-format=ROW", "--log-bin=bin", "--innodb-log-file-size=16M", "--skip-networking"]
         command += [f"--log-error={copy.directory}/recover.err"]
-        subprocess.run(command, check=True, timeout=60, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, timeout=60, stderr=subprocess.DEVNULL, env=copy.environment())
         log = pathlib.Path(copy.directory, "recover.err").read_text("utf-8", "replace")
         return re.search(r"Recovered position: (\S+)", log)[1]
 

@@ -85,10 +85,18 @@ class Server:
             ["mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--user=mysql", "--skip-test-db"]
             + ["--auth-root-authentication-method=socket"],
             check=True,
+            env=self.environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=60,
         )
+
+    def environment(self):
+        """A server that starts deletes all temporary tables in its TMPDIR, and servers whose they are crash: to each its own."""
+        own = os.path.join(self.directory, "tmp")
+        os.makedirs(own, exist_ok=True)
+        shutil.chown(own, "mysql", "mysql")
+        return {**os.environ, "TMPDIR": own}
 
     def start(self):
         # Nothing is flushed at commit: what is on disk is there because the barrier flushed it.
@@ -99,14 +107,14 @@ class Server:
             + ["--log-bin=bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-log-at-timeout=100"]
             + ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--max-connections=100"]
             + [*self.options],
+            env=self.environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
         while subprocess.run(self.client("-e", "SELECT 1"), capture_output=True, check=False).returncode != 0:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                with open(f"{self.directory}/log.err", encoding="utf-8", errors="replace") as log:
-                    raise RuntimeError(f"mariadbd does not start ({self.process.poll()}):\n" + log.read()[-2000:])
+                raise RuntimeError(f"mariadbd does not start ({self.process.poll()}):\n" + self.log())
             time.sleep(0.05)
 
     def stop(self):
@@ -123,8 +131,12 @@ class Server:
             self.client(database), input=text, capture_output=True, text=True, timeout=timeout, check=False
         )
         if result.returncode != 0:
-            raise RuntimeError(result.stderr)
+            raise RuntimeError(result.stderr + self.log())
         return result.stdout
+
+    def log(self):
+        with open(f"{self.directory}/log.err", encoding="utf-8", errors="replace") as log:
+            return log.read()[-8000:]
 
     def background(self, text, database):
         process = subprocess.Popen(
@@ -136,7 +148,10 @@ class Server:
 
     def dump(self, *what):
         command = [TOOL, *MARIADB_DUMP, "--socket=" + self.socket, *what]
-        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+        result = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        if result.returncode != 0:
+            raise RuntimeError(f"{command}: {result.stderr.decode(errors='replace')}\n" + self.log())
+        return result.stdout
 
     def waiting(self, state):
         """How many statements wait in that state."""
