@@ -15,7 +15,7 @@ const std::string& Invocation::repository() const {
 }
 
 Repository Invocation::open(Repository::Mode mode) const {
-  Repository opened(repository(), mode, [this] { return find_key(key_file); });
+  Repository opened(repository(), mode, [this] { return find_key(key_file, stop); });
   // Whoever gives a key means to encrypt: a configuration that somebody has changed must not talk him out of it.
   if (!opened.encrypted() && key_is_meant)
     throw ConfigError(fmt::format("a key is given, and the repository {} is not encrypted", repository()),

@@ -33,7 +33,7 @@ ExitCode init(const InitRequest& request, const Invocation& invocation) {
   const std::string& url = invocation.repository();
   if (!request.encrypt && invocation.key_is_meant)
     throw UsageError("a key is given, and nothing would be encrypted with it", "say --encrypt, or give no key");
-  if (request.encrypt) options.key = find_new_key(invocation.key_file, "STILLPOINT_PASSPHRASE");
+  if (request.encrypt) options.key = find_new_key(invocation.key_file, "STILLPOINT_PASSPHRASE", invocation.stop);
   Repository::create(url, options);
   // Also proof that the key opens it.
   const Repository made(url, Repository::Mode::read, [&] { return *options.key; });

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/commands/interrupt.hh"
 
+#include "common/errors.hh"
 #include "common/log.hh"
 
+#include <poll.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
 
-#include <ctime>
+#include <array>
 
 namespace stillpoint {
 
@@ -25,11 +30,14 @@ Interrupt::Interrupt() {
   for (const int number : {SIGINT, SIGTERM, SIGHUP})
     if (!ignored(number)) ::sigaddset(&signals_, number);
   ::pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
-  thread_ = std::jthread([this](const std::stop_token& end) { wait_for_signals(end); });
+  came_.reset(::signalfd(-1, &signals_, SFD_CLOEXEC));
+  ended_.reset(::eventfd(0, EFD_CLOEXEC));
+  if (!came_ || !ended_) throw_errno("cannot watch for signals");
+  thread_ = std::jthread([this] { wait_for_signals(); });
 }
 
 Interrupt::~Interrupt() {
-  thread_.request_stop();
+  ::eventfd_write(ended_.get(), 1);
 }
 
 std::string Interrupt::signal_name() const {
@@ -37,11 +45,14 @@ std::string Interrupt::signal_name() const {
   return number == 0 ? std::string() : std::string("SIG") + ::sigabbrev_np(number);
 }
 
-void Interrupt::wait_for_signals(const std::stop_token& end) {
-  while (!end.stop_requested()) {
-    const timespec limit{0, 200'000'000};
-    const int number = ::sigtimedwait(&signals_, nullptr, &limit);
-    if (number <= 0) continue;
+void Interrupt::wait_for_signals() {
+  for (;;) {
+    std::array<pollfd, 2> events{{{came_.get(), POLLIN, 0}, {ended_.get(), POLLIN, 0}}};
+    if (::poll(events.data(), events.size(), -1) < 0) continue;  // EINTR
+    if (events[1].revents != 0) return;
+    signalfd_siginfo info{};
+    if (::read(came_.get(), &info, sizeof info) != sizeof info) continue;
+    const int number = static_cast<int>(info.ssi_signo);
     int none = 0;
     if (signal_.compare_exchange_strong(none, number))
       log_warning("SIG{}: undoing what was begun", ::sigabbrev_np(number));

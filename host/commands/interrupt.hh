@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "common/file.hh"
+
 #include <atomic>
 #include <csignal>
 #include <stop_token>
@@ -24,11 +26,13 @@ class Interrupt {
   [[nodiscard]] std::string signal_name() const;
 
  private:
-  void wait_for_signals(const std::stop_token& end);
+  void wait_for_signals();
 
   sigset_t signals_{};
   std::stop_source stop_;
   std::atomic<int> signal_ = 0;
+  UniqueFd came_;   ///< readable when a signal came
+  UniqueFd ended_;  ///< readable when the thread shall end
   std::jthread thread_;
 };
 

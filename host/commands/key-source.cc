@@ -7,11 +7,15 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <map>
+#include <optional>
+#include <utility>
 
 namespace stillpoint {
 
@@ -41,9 +45,17 @@ class Unseen {
   bool changed_;
 };
 
-std::string ask_terminal(int terminal, std::string_view question) {
+/// Signals are blocked: what they ask for is seen in between.
+void wait_for_line(int terminal, const std::stop_token& stop) {
+  pollfd typed{terminal, POLLIN, 0};
+  while (::poll(&typed, 1, 100) <= 0)
+    if (stop.stop_requested()) throw Interrupted("stopped while it asked for a passphrase");
+}
+
+std::string ask_terminal(int terminal, std::string_view question, const std::stop_token& stop) {
   const Unseen unseen(terminal);
   write_all(terminal, as_bytes(question), "the terminal");
+  wait_for_line(terminal, stop);
   std::string line;
   for (char c = 0; ::read(terminal, &c, 1) == 1 && c != '\n' && line.size() < longest_passphrase;)
     line += c;
@@ -65,19 +77,30 @@ KeySource read_key_file(const std::string& path) {
   return source;
 }
 
-KeySource find(const std::string& key_file, const char* variable, bool is_new) {
+/// Out of the environment, too: programs that are started inherit that.
+std::optional<std::string> take_variable(const std::string& variable) {
+  static std::map<std::string, std::string> taken;
+  if (const char* value = ::secure_getenv(variable.c_str()); value != nullptr) {
+    taken[variable] = value;
+    ::unsetenv(variable.c_str());
+  }
+  const auto found = taken.find(variable);
+  return found == taken.end() ? std::nullopt : std::optional(found->second);
+}
+
+KeySource find(const std::string& key_file, const char* variable, bool is_new, const std::stop_token& stop) {
   if (!key_file.empty()) return read_key_file(key_file);
   KeySource source;
-  if (const char* passphrase = ::secure_getenv(variable); passphrase != nullptr) {
-    source.passphrase = passphrase;
+  if (std::optional<std::string> passphrase = take_variable(variable)) {
+    source.passphrase = std::move(*passphrase);
     return source;
   }
   const UniqueFd terminal(::open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY));
   if (!terminal)
     throw ConfigError(is_new ? "no new key is given" : "the repository is encrypted, and no key is given",
                       fmt::format("use --key-file or the environment variable {}", variable));
-  source.passphrase = ask_terminal(terminal.get(), is_new ? "New passphrase: " : "Passphrase: ");
-  if (is_new && ask_terminal(terminal.get(), "Once more: ") != source.passphrase)
+  source.passphrase = ask_terminal(terminal.get(), is_new ? "New passphrase: " : "Passphrase: ", stop);
+  if (is_new && ask_terminal(terminal.get(), "Once more: ", stop) != source.passphrase)
     throw ConfigError("the two passphrases differ", "nothing was done: try again");
   return source;
 }
@@ -85,15 +108,15 @@ KeySource find(const std::string& key_file, const char* variable, bool is_new) {
 }  // namespace
 
 bool passphrase_is_given() {
-  return ::secure_getenv(passphrase_variable) != nullptr;
+  return take_variable(passphrase_variable).has_value();
 }
 
-KeySource find_key(const std::string& key_file) {
-  return find(key_file, passphrase_variable, false);
+KeySource find_key(const std::string& key_file, const std::stop_token& stop) {
+  return find(key_file, passphrase_variable, false, stop);
 }
 
-KeySource find_new_key(const std::string& key_file, const char* environment_variable) {
-  return find(key_file, environment_variable, true);
+KeySource find_new_key(const std::string& key_file, const char* environment_variable, const std::stop_token& stop) {
+  return find(key_file, environment_variable, true, stop);
 }
 
 }  // namespace stillpoint

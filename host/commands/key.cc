@@ -38,8 +38,8 @@ ExitCode list_keys(const Invocation& invocation) {
 
 ExitCode add_key(const KeyRequest& request, const Invocation& invocation) {
   Repository repository = invocation.open(Repository::Mode::write);
-  const std::string id =
-      repository.add_key(find_new_key(request.new_key_file, "STILLPOINT_NEW_PASSPHRASE"), request.label);
+  const std::string id = repository.add_key(
+      find_new_key(request.new_key_file, "STILLPOINT_NEW_PASSPHRASE", invocation.stop), request.label);
   if (invocation.json)
     print_json({{"id", id}});
   else

@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import pathlib
+import pty
+import select
 import signal
 import stat
 import subprocess
@@ -550,7 +552,7 @@ class OnAnotherRepository(unittest.TestCase):
         self.assertEqual(stillpoint("list", "-r", self.repository, "--key-file", key).returncode, 3)
         self.assertEqual(call("backup", "img", "--disk-image", f"vda={image}", **with_key).returncode, 0)
         self.assertEqual(call("restore", "img", "--disk", "vda", "--to", self.scratch / "out", **with_key).returncode, 0)
-        self.assertEqual((self.scratch / "out").read_bytes().rstrip(b"\0"), image.read_bytes())
+        self.assertEqual((self.scratch / "out").read_bytes(), image.read_bytes())
         for path in repository.rglob("*"):
             if path.is_file():
                 self.assertNotIn(b"secret that nobody", path.read_bytes())
@@ -574,6 +576,36 @@ class OnAnotherRepository(unittest.TestCase):
         self.assertEqual(call("list", **with_key).returncode, 3)
         self.assertEqual(call("key", "remove", by_kind["passphrase"], STILLPOINT_PASSPHRASE="correct horse").returncode, 2)
         self.assertEqual(call("verify", "--read-data", STILLPOINT_PASSPHRASE="correct horse").returncode, 0)
+
+    def prompted(self, repository, answer):
+        """Exit code and words of a command that asks for a passphrase on a terminal; `answer(terminal, pid)` reacts."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execve(PROGRAM, [PROGRAM, "list", "-r", str(repository)], {"PATH": os.environ["PATH"]})
+        words = b""
+        with contextlib.suppress(OSError):  # EIO: it has ended
+            while select.select([terminal], [], [], 30)[0]:
+                words += os.read(terminal, 4096)
+                if answer and words.endswith(b"Passphrase: "):
+                    answer(terminal, pid)
+                    answer = None
+        os.close(terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), words.decode()
+
+    def test_a_passphrase_is_asked_for_and_the_question_can_be_interrupted(self):
+        repository = self.scratch / "secret"
+        done = stillpoint("init", "--encrypt", "-r", repository, env={"STILLPOINT_PASSPHRASE": "correct horse"})
+        self.assertEqual(done.returncode, 0, done)
+        code, words = self.prompted(repository, lambda terminal, _: os.write(terminal, b"correct horse\n"))
+        self.assertEqual(code, 0, words)
+        self.assertNotIn("horse", words)
+        code, words = self.prompted(repository, lambda terminal, _: os.write(terminal, b"wrong\n"))
+        self.assertEqual(code, 3, words)
+        for interrupt in (lambda terminal, _: os.write(terminal, b"\x03"), lambda _, pid: os.kill(pid, signal.SIGTERM)):
+            begun = time.monotonic()
+            code, words = self.prompted(repository, interrupt)
+            self.assertEqual(code, 11, words)
+            self.assertLess(time.monotonic() - begun, 20)
 
     def test_a_missing_image(self):
         done = self.call("backup", "img", "--disk-image", f"vda={self.scratch / 'none'}")
