@@ -2,6 +2,7 @@
 #include "host/repository/directory-store.hh"
 
 #include "common/clock.hh"
+#include "common/direct-file.hh"
 #include "common/errors.hh"
 
 #include <fcntl.h>
@@ -17,6 +18,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <optional>
 
 namespace stillpoint {
 
@@ -26,6 +28,8 @@ namespace {
 
 /// So much is handed to the disk at once while a pack grows, so that the sync at its end is short.
 constexpr std::uint64_t writeback_bytes = 8 << 20;
+
+constexpr std::size_t least_direct = 1 << 20;
 
 std::uint64_t file_size(int fd, std::string_view name) {
   struct stat info {};
@@ -72,7 +76,12 @@ class DirectoryWriter : public ObjectWriter {
   }
 
   void append(std::span<const std::byte> bytes) override {
-    write_all(fd_.get(), bytes, temporary_.native());
+    // Many small objects are written, too: only large ones are worth another descriptor.
+    if (!direct_ && bytes.size() >= least_direct) direct_.emplace(fd_.get());
+    if (direct_)
+      direct_->pwrite(bytes, size_, temporary_.native());
+    else
+      pwrite_all(fd_.get(), bytes, size_, temporary_.native());
     size_ += bytes.size();
     if (size_ - written_back_ >= writeback_bytes) {
       // Only a hint: what it leaves undone, commit() does.
@@ -116,6 +125,7 @@ class DirectoryWriter : public ObjectWriter {
   std::string name_;
   fs::path temporary_;
   UniqueFd fd_;
+  std::optional<DirectFile> direct_;
   std::uint64_t size_ = 0;
   std::uint64_t written_back_ = 0;
   bool published_ = false;

@@ -7,6 +7,7 @@
 #include "common/log.hh"
 #include "host/repository/checksum.hh"
 #include "host/repository/little-endian.hh"
+#include "host/repository/queued-writer.hh"
 
 #include <fmt/format.h>
 
@@ -189,7 +190,7 @@ std::optional<RecordHeader> decode_record_header(std::span<const std::byte, reco
 }
 
 PackWriter::PackWriter(Store& store, std::span<const std::byte, 16> repository, bool sealed)
-    : object_(store.writer(object_name(id_))) {
+    : object_(std::make_unique<QueuedWriter>(store.writer(object_name(id_)))) {
   std::array<std::byte, pack_header_bytes> header{};
   put_magic(header.data(), pack_magic);
   put_le(header.data() + 8, pack_version);
