@@ -85,6 +85,7 @@ NbdSession::NbdSession(const std::filesystem::path& image, std::string_view form
   const std::string script = fmt::format("exec 2>/proc/{}/fd/{}; exec \"$@\"", ::getpid(), messages_.get());
   std::vector<std::string> words = {"/bin/sh", "-c", script, "sh", "qemu-nbd", "-f", std::string(format)};
   if (access == Access::read_only) words.emplace_back("--read-only");
+  if (access == Access::write_uncached) words.emplace_back("--cache=none");
   words.emplace_back("--");
   // An absolute path is never taken for a protocol ("nbd:...").
   words.push_back(std::filesystem::absolute(image).native());

@@ -26,7 +26,7 @@ class NbdSession {
   NbdSession(const std::filesystem::path& socket, std::string_view export_name,
              const std::vector<std::string>& contexts, std::chrono::milliseconds answer_limit = nbd_answer_limit);
 
-  enum class Access { read_only, read_write };
+  enum class Access { read_only, read_write, write_uncached };
   /// An image file or block device through a qemu-nbd that lives as long as the session. The format is never probed.
   /// Throws UsageError (no such file, no such format), CaptureError (qemu-nbd's own words).
   NbdSession(const std::filesystem::path& image, std::string_view format, Access access,

@@ -5,6 +5,8 @@
 #include "common/log.hh"
 #include "common/test-pause.hh"
 #include "config.hh"
+#include "host/capture/nbd-disk.hh"
+#include "host/capture/raw-image.hh"
 #include "host/commands/capture-levels.hh"
 #include "host/commands/grade.hh"
 #include "host/commands/progress.hh"
@@ -276,7 +278,7 @@ std::vector<DiskSource> sources_of(const Run& run, const std::vector<DomainDisk>
     if (planned->full_reason.empty() && earlier != nullptr) source.base = earlier->map;
     source.open = [&job, target = disk.target, incremental = planned->full_reason.empty()] {
       const BackupJob::Export from = job.export_of(target);
-      return NbdDisk(from.socket, from.name, incremental ? from.dirty_bitmap : std::string());
+      return std::make_unique<NbdDisk>(from.socket, from.name, incremental ? from.dirty_bitmap : std::string());
     };
     sources.push_back(std::move(source));
   }
@@ -374,6 +376,12 @@ class WriteWatch {
   std::vector<std::pair<std::filesystem::path, State>> seen_;
 };
 
+std::unique_ptr<QueuedReader> open_image(const DiskImage& image) {
+  // A raw image needs nobody who understands it, and half of the time goes to a server between.
+  if (image.format == "raw") return std::make_unique<RawImage>(image.path);
+  return std::make_unique<NbdDisk>(NbdDisk::image(image.path, image.format));
+}
+
 void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::string& full_reason,
                     const std::function<void()>& check_source) {
   const WriteWatch watch(images);
@@ -384,7 +392,7 @@ void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::s
   std::vector<DiskSource> sources;
   for (const DiskImage& image : images)
     sources.push_back({image.target, image.path.native(), image.format, full_reason, std::nullopt,
-                       [image] { return NbdDisk::image(image.path, image.format); }});
+                       [image] { return open_image(image); }});
   capture_and_commit(run, sources, {}, nullptr, [&] {
     check_source();
     watch.check();

@@ -36,9 +36,9 @@ class SemaphoreHold {
 DiskRecord capture_one_disk(Repository& repository, const DiskSource& source, CaptureProgress& progress,
                             const std::stop_token& stop) {
   const bool incremental = source.full_reason.empty();
-  NbdDisk disk = source.open();
-  const auto writer = repository.write_disk(disk.size(), incremental ? source.base : std::nullopt);
-  const CaptureCounts read = capture_disk(disk, incremental, *writer, progress, stop);
+  const auto disk = source.open();
+  const auto writer = repository.write_disk(disk->size(), incremental ? source.base : std::nullopt);
+  const CaptureCounts read = capture_disk(*disk, incremental, *writer, progress, stop);
   DiskRecord record;
   record.target = source.target;
   record.source = source.source;
@@ -211,8 +211,8 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
           TreeRecord unreadable;
           unreadable.disk = unreadable.file_system = source.target;
           try {
-            NbdDisk disk = source.open();
-            FileSystemReader reader(disk);
+            const auto disk = source.open();
+            FileSystemReader reader(*disk);
             for (const FileSystem& file_system : reader.file_systems()) {
               if (!holds_files(file_system)) continue;
               TreeRecord record;
@@ -225,7 +225,7 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
               }
               const auto line = progress.line("tree " + record.file_system);
               const auto previous = previous_tree(parent, repository, record);
-              capture_one_tree(reader, disk, file_system, previous, trees, *line, stop, record, warnings);
+              capture_one_tree(reader, *disk, file_system, previous, trees, *line, stop, record, warnings);
               records.push_back(std::move(record));
             }
             continue;

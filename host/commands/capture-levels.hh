@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
-#include "host/capture/nbd-disk.hh"
+#include "host/capture/queued-reader.hh"
 #include "host/commands/tree-layout.hh"
 #include "host/guest/agent-client.hh"
 #include "host/guest/domain.hh"
@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -27,7 +28,8 @@ struct DiskSource {
   std::string format;       ///< for the record
   std::string full_reason;  ///< why it is read in full; empty: incremental on `base`
   std::optional<DiskMap> base;
-  std::function<NbdDisk()> open;  ///< a new connection each time; called from several threads
+  /// A new reader each time; called from several threads.
+  std::function<std::unique_ptr<QueuedReader>()> open;
 };
 
 /// The levels of one still point, captured in parallel. Each call starts threads in `tasks` that fill in records of the

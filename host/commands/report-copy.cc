@@ -73,13 +73,13 @@ ReportCopy find_report_copy(const Report& report, const std::vector<DiskSource>&
   const std::string& target = holder->targets.front();
   const auto source = std::find_if(disks.begin(), disks.end(), [&](const DiskSource& d) { return d.target == target; });
   if (source == disks.end()) return unknown(fmt::format("disk {} is left out", target));
-  NbdDisk disk = source->open();
+  const auto disk = source->open();
   try {
-    FileSystemReader files(disk);
+    FileSystemReader files(*disk);
     for (const FileSystem& file_system : files.file_systems()) {
       if (partition_of(*holder) != file_system.partition) continue;
       if (!file_system.readable()) return unknown(fmt::format("{} is not read yet", file_system.type));
-      return compare(files, disk, file_system, *path_below(holder->mount_point, path), report);
+      return compare(files, *disk, file_system, *path_below(holder->mount_point, path), report);
     }
   } catch (const CaptureError& error) {
     return absent(error.what());

@@ -2,6 +2,7 @@
 #include "host/restore/disk-target.hh"
 
 #include "common/clock.hh"
+#include "common/direct-file.hh"
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "common/qcow2-image.hh"
@@ -112,22 +113,40 @@ class PartialFile {
   bool complete_ = false;
 };
 
+/// As few pieces as possible: those that follow each other on the disk and in memory become one.
+std::vector<DiskTarget::Piece> joined(std::span<const DiskTarget::Piece> pieces) {
+  std::vector<DiskTarget::Piece> result;
+  for (const DiskTarget::Piece& piece : pieces) {
+    if (!result.empty()) {
+      DiskTarget::Piece& last = result.back();
+      if (last.offset + last.bytes.size() == piece.offset &&
+          last.bytes.data() + last.bytes.size() == piece.bytes.data()) {
+        last.bytes = {last.bytes.data(), last.bytes.size() + piece.bytes.size()};
+        continue;
+      }
+    }
+    result.push_back(piece);
+  }
+  return result;
+}
+
 class RawFile : public DiskTarget {
  public:
-  RawFile(const std::filesystem::path& path, std::uint64_t size, bool overwrite) : file_(path, overwrite) {
+  RawFile(const std::filesystem::path& path, std::uint64_t size, bool overwrite)
+      : file_(path, overwrite), direct_(file_.fd()) {
     if (::ftruncate(file_.fd(), static_cast<off_t>(size)) != 0)
       throw_storage_errno(fmt::format("cannot make {} {} bytes long", file_.name(), size), errno);
   }
   void write(std::span<const Piece> pieces) override {
-    for (const Piece& piece : pieces)
-      without_zeros(piece,
-                    [this](const Piece& part) { pwrite_all(file_.fd(), part.bytes, part.offset, file_.name()); });
+    for (const Piece& piece : joined(pieces))
+      without_zeros(piece, [this](const Piece& part) { direct_.pwrite(part.bytes, part.offset, file_.name()); });
   }
   void zero(std::uint64_t, std::uint64_t) override {}  // a new file reads as zeros
   void complete() override { file_.complete(); }
 
  private:
   PartialFile file_;
+  DirectFile direct_;
 };
 
 class BlockDevice : public DiskTarget {
@@ -145,8 +164,9 @@ class BlockDevice : public DiskTarget {
       throw UsageError(fmt::format("{} has {} bytes, the disk has {}", name_, has, size), "choose a larger device");
   }
   void write(std::span<const Piece> pieces) override {
-    for (const Piece& piece : pieces)
-      pwrite_all(fd_.get(), piece.bytes, piece.offset, name_);
+    const DirectFile direct(fd_.get());
+    for (const Piece& piece : joined(pieces))
+      direct.pwrite(piece.bytes, piece.offset, name_);
   }
   void zero(std::uint64_t offset, std::uint64_t length) override {
     std::array<std::uint64_t, 2> range = {offset, length};
@@ -185,7 +205,9 @@ class Qcow2File : public DiskTarget {
  private:
   std::unique_ptr<NbdSession> open(std::uint64_t size) {
     create_qcow2(file_.partial(), size);
-    return std::make_unique<NbdSession>(file_.partial(), "qcow2", NbdSession::Access::read_write);
+    const bool direct = DirectFile(file_.fd()).is_direct();
+    return std::make_unique<NbdSession>(file_.partial(), "qcow2",
+                                        direct ? NbdSession::Access::write_uncached : NbdSession::Access::read_write);
   }
   static int written(void* user, int* error) noexcept {
     auto* self = static_cast<Qcow2File*>(user);
@@ -218,7 +240,7 @@ void Qcow2File::send(const Piece& piece) {
 void Qcow2File::write(std::span<const Piece> pieces) {
   try {
     // Padding to whole blocks is in the last piece's reach only: sizes of qcow2 images are multiples of 512.
-    for (const Piece& piece : pieces)
+    for (const Piece& piece : joined(pieces))
       without_zeros(piece, [this](const Piece& part) { send(part); });
     while (in_flight_ > 0)
       nbd_->work(nbd_answer_limit);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/restore/restore-disk.hh"
 
+#include "common/direct-file.hh"
 #include "common/errors.hh"
 #include "host/restore/disk-target.hh"
 
@@ -22,7 +23,7 @@ constexpr std::uint64_t window_bytes = std::uint64_t{1} << 30;
 
 /// What is read in one go and written in one go.
 struct Batch {
-  std::vector<std::byte> storage = std::vector<std::byte>(batch_pieces * piece_bytes);
+  AlignedBytes storage = allocate_aligned(batch_pieces * piece_bytes);
   std::vector<BlockReader::Request> reads;
   std::size_t used = 0;
 };
@@ -140,7 +141,7 @@ void restore_disk(BlockReader& disk, const std::filesystem::path& target, std::s
       for (std::uint64_t at = extent.offset, end = extent.offset + extent.length; at < end;) {
         const std::uint64_t next = std::min(end, (at / piece_bytes + 1) * piece_bytes);
         const auto length = static_cast<std::size_t>(next - at);
-        batch.reads.push_back({at, std::span(batch.storage).subspan(batch.used, length)});
+        batch.reads.push_back({at, std::span(batch.storage.get() + batch.used, length)});
         batch.used += length;
         at = next;
         if (batch.reads.size() == batch_pieces) hand_over();
