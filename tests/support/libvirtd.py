@@ -117,8 +117,12 @@ class Libvirtd:
 
     def nsenter(self, *command):
         """Runs a command inside the namespaces."""
+        return run(self.inside(*command), 60)
+
+    def inside(self, *command):
+        """What to run for a command to run inside the namespaces, where this libvirtd is the machine's."""
         inner = run(["pgrep", "-P", str(self._namespace.pid)], 10).stdout.split()[0]
-        return run(["nsenter", "-t", inner, "--mount", "--pid", *command], 60)
+        return ["nsenter", "-t", inner, "--mount", "--pid", *command]
 
     def virsh(self, *arguments, timeout=60, check=True):
         return run(["virsh", "-q", "-c", self.uri, *arguments], timeout, check=check)
