@@ -4,6 +4,7 @@
 #include "host/repository/manifest.hh"
 
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -31,9 +32,10 @@ struct BackupRequest {
   std::vector<DiskImage> images;     ///< instead of a domain's disks
   std::filesystem::path scratch;     ///< for what the guest overwrites while its disks are read
   std::optional<std::chrono::milliseconds>
-      max_freeze;         ///< for the freeze call: give up, thawed, rather than take longer
-  unsigned parallel = 4;  ///< disks read at once
-  bool full = false;      ///< read every disk in full
+      max_freeze;           ///< for the freeze call: give up, thawed, rather than take longer
+  unsigned parallel = 4;    ///< disks read at once
+  std::uint64_t limit = 0;  ///< bytes a second that disks are read with, all together; 0: no limit
+  bool full = false;        ///< read every disk in full
   bool trees = true;
   bool dumps = true;
 };

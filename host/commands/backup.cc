@@ -5,6 +5,7 @@
 #include "common/log.hh"
 #include "common/test-pause.hh"
 #include "config.hh"
+#include "host/capture/limited-reader.hh"
 #include "host/capture/nbd-disk.hh"
 #include "host/capture/raw-image.hh"
 #include "host/commands/capture-levels.hh"
@@ -241,10 +242,21 @@ void grade(Run& run, Grade required) {
   run.manifest.grade_reasons = std::move(judgement.reasons);
 }
 
+/// The same disks, read no faster than the operator allows. Dumps are not slowed down: databases hold their snapshots
+/// for them.
+std::vector<DiskSource> limited(const Run& run, std::vector<DiskSource> disks) {
+  if (run.request.limit == 0) return disks;
+  const auto limit = std::make_shared<RateLimit>(run.request.limit, run.stop);
+  for (DiskSource& disk : disks)
+    disk.open = [open = std::move(disk.open), limit] { return std::make_unique<LimitedReader>(open(), limit); };
+  return disks;
+}
+
 /// Reads every level in parallel, and commits. The manifest is the last thing that is written.
-void capture_and_commit(Run& run, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
+void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const std::vector<GuestFileSystem>& mounted,
                         AgentClient* agent, const std::function<void()>& check_source) {
   Manifest& manifest = run.manifest;
+  const std::vector<DiskSource> disks = limited(run, sources);
   // A tree is plain files: nothing for a repository that is encrypted. `files` reads from the disks there.
   const auto directory = run.repository.encrypted() ? std::nullopt : run.repository.directory();
   std::optional<TreeDirectory> trees;

@@ -4,6 +4,7 @@
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "common/glib.hh"
+#include "host/commands/format.hh"
 
 #include <fmt/format.h>
 
@@ -31,6 +32,14 @@ const std::map<std::string, std::map<std::string, Setter>>& known_groups() {
          [](HostConfig& c, const std::string& v) {
            if (!v.starts_with('/')) throw ConfigError("is not an absolute path");
            c.scratch_directory = v;
+         }},
+        {"limit",
+         [](HostConfig& c, const std::string& v) {
+           try {
+             c.limit = parse_rate(v);
+           } catch (const UsageError&) {
+             throw ConfigError("is not a number of bytes a second, as 100M is");
+           }
          }}}},
   };
   return groups;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -13,6 +14,7 @@ struct HostConfig {
   std::string key_file;                                  ///< [repository] key_file=; empty when not set
   std::string libvirt_uri;                               ///< [libvirt] uri=; empty when not set
   std::filesystem::path scratch_directory = "/var/tmp";  ///< [backup] scratch_directory=
+  std::uint64_t limit = 0;                               ///< [backup] limit=, bytes a second; 0 when not set
 };
 
 /// Reads it strictly: an unknown group or key is an error. A missing file is an empty one unless `required`.

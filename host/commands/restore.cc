@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "common/clock.hh"
+#include "common/rate-limit.hh"
 #include "host/commands/command.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
@@ -23,6 +24,7 @@ struct Options {
   std::string disk;
   std::string to;
   std::string format;
+  std::string limit;
   bool overwrite = false;
 };
 
@@ -36,16 +38,35 @@ const DiskRecord& disk_of(const Manifest& manifest, const std::string& target) {
   throw NotFound(fmt::format("{} has no disk '{}'", manifest.name, target), "its disks are " + there);
 }
 
+std::string format_of(const Options& options, const DiskRecord& record, bool stream) {
+  if (stream && options.format == "qcow2")
+    throw UsageError("qcow2 cannot be written to a stream", "use --format raw, or name a file");
+  if (!options.format.empty()) return options.format;
+  return record.format == "qcow2" && !stream ? "qcow2" : "raw";
+}
+
 ExitCode restore(const Options& options, const Invocation& invocation) {
   Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
   const DiskRecord& record = disk_of(manifest, options.disk);
-  const std::string format = !options.format.empty() ? options.format : record.format == "qcow2" ? "qcow2" : "raw";
+  const bool to_stdout = options.to == "-";
+  const std::string format = format_of(options, record, to_stdout);
+  if (to_stdout && invocation.json)
+    throw UsageError("--json and a disk cannot share standard output", "write the disk to a file");
+  if (to_stdout && ::isatty(STDOUT_FILENO) == 1)
+    throw UsageError("a disk is nothing for a terminal", "redirect standard output, or name a file");
+  const auto limit =
+      options.limit.empty() ? nullptr : std::make_unique<RateLimit>(parse_rate(options.limit), invocation.stop);
   const auto begun = SteadyClock::now();
   {
     Progress progress(invocation.progress, STDERR_FILENO);
     WatchedProgress watched(progress.line(record.target), invocation.stop, "stopped before the disk was complete");
-    restore_disk(*repository.open_disk(record.map), options.to, format, options.overwrite, watched);
+    const auto disk = repository.open_disk(record.map);
+    if (to_stdout) {
+      restore_disk(*disk, *stream_target(STDOUT_FILENO, disk->size()), watched, limit.get());
+      return ExitCode::success;
+    }
+    restore_disk(*disk, options.to, format, options.overwrite, watched, limit.get());
   }
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
   if (invocation.json)
@@ -68,12 +89,14 @@ RunVerb add_restore(CLI::App& parser) {
   const auto options = std::make_shared<Options>();
   parser.add_option("NAME", options->name, "a still point, DOMAIN@latest or DOMAIN")->required();
   parser.add_option("--disk", options->disk, "the disk, as 'stillpoint show' names it")->type_name("vda")->required();
-  parser.add_option("--to", options->to, "the image to make, or a block device with --overwrite")
+  parser
+      .add_option("--to", options->to, "the image to make, a block device with --overwrite, or - for standard output")
       ->type_name("FILE")
       ->required();
   parser.add_option("--format", options->format, "raw or qcow2 (as the disk was)")
       ->type_name("FORMAT")
       ->check(CLI::IsMember({"raw", "qcow2"}));
+  parser.add_option("--limit", options->limit, "write so many bytes a second at most, as in 100M")->type_name("RATE");
   parser.add_flag("--overwrite", options->overwrite, "replace what is there");
   return [options](const Invocation& invocation) { return restore(*options, invocation); };
 }

@@ -20,6 +20,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
 namespace stillpoint {
@@ -251,7 +252,43 @@ void Qcow2File::write(std::span<const Piece> pieces) {
   if (error_ != 0) throw_storage_errno(fmt::format("cannot write {}", file_.name()), error_);
 }
 
+class Stream : public DiskTarget {
+ public:
+  Stream(int fd, std::uint64_t size) : fd_(fd), size_(size) {}
+
+  void write(std::span<const Piece> pieces) override {
+    for (const Piece& piece : joined(pieces)) {
+      if (piece.offset < written_) throw std::logic_error("a stream does not go back");
+      write_zeros(piece.offset);
+      write_all(fd_, piece.bytes, name);
+      written_ += piece.bytes.size();
+    }
+  }
+  void zero(std::uint64_t, std::uint64_t) override {}  // written with what follows
+  void complete() override { write_zeros(size_); }
+
+ private:
+  static constexpr std::string_view name = "standard output";
+
+  void write_zeros(std::uint64_t end) {
+    static constexpr std::array<std::byte, 65536> zeros{};
+    while (written_ < end) {
+      const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(end - written_, zeros.size()));
+      write_all(fd_, std::span(zeros).first(part), name);
+      written_ += part;
+    }
+  }
+
+  int fd_;
+  std::uint64_t size_;
+  std::uint64_t written_ = 0;
+};
+
 }  // namespace
+
+std::unique_ptr<DiskTarget> stream_target(int fd, std::uint64_t size) {
+  return std::make_unique<Stream>(fd, size);
+}
 
 std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, std::string_view format,
                                              std::uint64_t size, bool overwrite) {

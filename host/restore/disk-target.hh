@@ -11,7 +11,8 @@
 
 namespace stillpoint {
 
-/// Where a restored disk is written. One thread at a time; ranges lie inside the disk. Throws StorageError.
+/// Where a restored disk is written: first pieces in ascending order, then holes. One thread at a time; ranges lie
+/// inside the disk. Throws StorageError.
 class DiskTarget {
  public:
   struct Piece {
@@ -31,5 +32,9 @@ class DiskTarget {
 /// gets the name on complete(). `format`: "raw" or "qcow2". Throws UsageError, StorageError.
 [[nodiscard]] std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, std::string_view format,
                                                            std::uint64_t size, bool overwrite);
+
+/// The disk of `size` bytes as a stream on a descriptor that stays the caller's, holes written out; pieces have to come
+/// in ascending order.
+[[nodiscard]] std::unique_ptr<DiskTarget> stream_target(int fd, std::uint64_t size);
 
 }  // namespace stillpoint

@@ -117,17 +117,16 @@ std::uint64_t bytes_of_data(BlockReader& disk) {
 
 }  // namespace
 
-void restore_disk(BlockReader& disk, const std::filesystem::path& target, std::string_view format, bool overwrite,
-                  CaptureProgress& progress) {
-  const std::unique_ptr<DiskTarget> destination = open_disk_target(target, format, disk.size(), overwrite);
+void restore_disk(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit) {
   const std::uint64_t total = bytes_of_data(disk);
   std::vector<Extent> holes;
   {
-    BatchWriter writer(*destination);
+    BatchWriter writer(target);
     Batch batch;
     std::uint64_t done = 0;
     const auto hand_over = [&] {
       if (batch.reads.empty()) return;
+      if (limit != nullptr) limit->take(batch.used);
       disk.pread_many(batch.reads);
       done += batch.used;
       writer.exchange(batch);
@@ -151,8 +150,13 @@ void restore_disk(BlockReader& disk, const std::filesystem::path& target, std::s
     writer.finish();
   }
   for (const Extent& hole : holes)
-    destination->zero(hole.offset, hole.length);
-  destination->complete();
+    target.zero(hole.offset, hole.length);
+  target.complete();
+}
+
+void restore_disk(BlockReader& disk, const std::filesystem::path& target, std::string_view format, bool overwrite,
+                  CaptureProgress& progress, RateLimit* limit) {
+  restore_disk(disk, *open_disk_target(target, format, disk.size(), overwrite), progress, limit);
 }
 
 }  // namespace stillpoint

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "common/block.hh"
+#include "common/rate-limit.hh"
+#include "host/restore/disk-target.hh"
 
 #include <filesystem>
 #include <string_view>
@@ -10,8 +12,11 @@ namespace stillpoint {
 
 /// Writes a disk out of the repository into a new image: sparse, several requests in flight, complete and synced on
 /// return. `format`: "raw" or "qcow2". An existing regular file is refused (UsageError) unless `overwrite`; a failed
-/// restore leaves no file of its own behind. Throws StorageError, Corruption.
+/// restore leaves no file of its own behind. `limit`: of what is written, may be null. Throws StorageError, Corruption.
 void restore_disk(BlockReader& disk, const std::filesystem::path& target, std::string_view format, bool overwrite,
-                  CaptureProgress& progress);
+                  CaptureProgress& progress, RateLimit* limit = nullptr);
+
+/// The same, into a target that is open already.
+void restore_disk(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit = nullptr);
 
 }  // namespace stillpoint

@@ -237,6 +237,22 @@ class OnContent(unittest.TestCase):
         self.fails(4, "show", "web2")
         self.fails(4, "show", "img@yesterday")
 
+    def test_restore_streams_a_disk(self):
+        for disk, whole in (("vda", self.world.raw), ("vdb", self.world.whole)):
+            command = [PROGRAM, "restore", self.world.name, "--disk", disk, "--to", "-"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, env=self.world.env) as program:
+                got = program.stdout.read()
+            self.assertEqual(program.returncode, 0)
+            self.assertTrue(got == whole.read_bytes(), disk)
+            # A reader that has enough is no success, and no crash.
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.world.env) as program:
+                program.stdout.read(1000)
+                program.stdout.close()
+                self.assertIn(b"standard output", program.stderr.read())
+            self.assertGreater(program.returncode, 0)
+        self.fails(2, "restore", self.world.name, "--disk", "vda", "--to", "-", "--format", "qcow2", says="stream")
+        self.fails(2, "restore", self.world.name, "--disk", "vda", "--to", "-", "--json", says="standard output")
+
     def test_restore_gives_the_disk_back(self):
         target = self.directory / "out.raw"
         done = self.json("restore", "img", "--disk", "vda", "--to", target)
@@ -626,17 +642,36 @@ class OnAnotherRepository(unittest.TestCase):
             _, errors = program.communicate(timeout=60)
         self.assertEqual(program.returncode, 11, errors)
 
+    def test_a_limit_is_kept(self):
+        image = self.scratch / "random.raw"
+        run(["dd", "if=/dev/urandom", f"of={image}", "bs=1M", "count=12", "status=none"], 60)
+        for rate in ("0", "fast", "-1"):
+            self.assertEqual(self.call("backup", "slow", "--disk-image", f"vda={image}", "--limit", rate).returncode, 2)
+        for verb in (("backup", "slow", "--no-trees", "--disk-image", f"vda={image}"),
+                     ("restore", "slow", "--disk", "vda", "--to", self.scratch / "out.raw")):
+            begun = time.monotonic()
+            done = self.call(*verb, "--limit", "8M")
+            self.assertEqual(done.returncode, 0, done)
+            self.assertGreater(time.monotonic() - begun, 0.4)  # one batch or buffer may go ahead
+        self.assertEqual((self.scratch / "out.raw").read_bytes(), image.read_bytes())
+        begun = (self.repository / "tmp").iterdir
+        self.stopped(lambda: any(begun()), "backup", "slow", "--no-trees", "--disk-image", f"vda={image}", "--limit", "1K")
+
     def test_a_signal_undoes(self):
         big = self.scratch / "big.raw"
         run(["dd", "if=/dev/urandom", f"of={big}", "bs=1M", "count=256", "status=none"], 60)
 
         def written():
-            return self.size_of("tmp") + self.size_of("packs") > MIB
+            return self.size_of("packs") > MIB
 
         self.stopped(written, "backup", "big", "--disk-image", f"vda={big}")
         self.assertEqual(json.loads(self.call("list", "--json").stdout), [])
-        done = self.call("backup", "big", "--disk-image", f"vda={big}")
+        kept = self.size_of("packs")
+        done = self.call("backup", "big", "--disk-image", f"vda={big}", "--json")
         self.assertEqual(done.returncode, 0, done)
+        # What the first one had stored is not stored again.
+        self.assertGreater(kept, MIB)
+        self.assertLessEqual(json.loads(done.stdout)["disks"][0]["stored"], 257 * MIB - kept)
         target = self.scratch / "target"
         target.mkdir()
         self.stopped(
