@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import select
 import signal
 import stat
@@ -641,6 +642,31 @@ class OnAnotherRepository(unittest.TestCase):
             program.send_signal(signal.SIGINT)
             _, errors = program.communicate(timeout=60)
         self.assertEqual(program.returncode, 11, errors)
+
+    def test_nothing_has_its_name_before_it_is_durable(self):
+        image, trace = self.scratch / "image.raw", self.scratch / "trace"
+        run(["dd", "if=/dev/urandom", f"of={image}", "bs=1M", "count=70", "status=none"], 60)
+        calls = ["strace", "-f", "-y", "-s", "4096", "-e", "trace=fsync,renameat2,unlink", "-o", trace, PROGRAM]
+        run([*calls, "backup", "x", "--no-trees", "--disk-image", f"vda={image}", "-r", self.repository], TIME_LIMIT)
+        renamed = [os.path.relpath(target, self.repository).split("/")[0] for _, _, target in self.durable(trace)]
+        # Two packs, the index that lists them, and the manifest after all that it relies on.
+        self.assertGreaterEqual(renamed.count("packs"), 2)
+        self.assertGreater(renamed.index("manifests"), max(at for at, kind in enumerate(renamed) if kind == "packs"))
+        run([*calls, "restore", "x", "--disk", "vda", "--to", self.scratch / "out.raw", "-r", self.repository], TIME_LIMIT)
+        self.assertIn(str(self.scratch / "out.raw"), [target for _, _, target in self.durable(trace)])
+
+    def durable(self, trace):
+        """What was renamed: its content synced before, the directory after it."""
+        calls = trace.read_text(encoding="utf-8").splitlines()
+        synced = [re.search(r"fsync\(\d+<(.*?)>\)? ", call) for call in calls]
+        renamed = [(at, *match.groups()) for at, call in enumerate(calls)
+                   if (match := re.search(r'renameat2\(.*?"(.*?)", .*?"(.*?)", RENAME_NOREPLACE\) = 0', call))]
+        for at, source, target in renamed:
+            before = {match[1] for match in synced[:at] if match}
+            after = {match[1] for match in synced[at:] if match}
+            self.assertIn(source, before)
+            self.assertIn(os.path.dirname(target), after)
+        return renamed
 
     def test_a_limit_is_kept(self):
         image = self.scratch / "random.raw"
