@@ -146,8 +146,19 @@ def measure(scratch, arguments):
             for kind in kinds:
                 say(f"guest, round {number + 1}: {kind.name}")
                 backups(kind, libvirtd, scratch, source, arguments.size, "Guest", costs)
-        for size in (2 * GIB, 20 * GIB, 200 * GIB) if arguments.growth else ():
-            for _ in range(arguments.rounds):
-                say(f"guest of {size // GIB} GiB")
-                backups(Ours, libvirtd, scratch, source, size, f"Guest of {size // GIB} GiB", costs)
+    return costs
+
+
+def grow(scratch, arguments):
+    """Costs of the same changes in larger and larger disks, by operation and size."""
+    skip_unless_possible()
+    costs = collections.defaultdict(lambda: collections.defaultdict(list))
+    source = scratch / NAME
+    image.make(source, 2 * GIB, scratch)
+    with Libvirtd(scratch / "libvirt-of-growth") as libvirtd:
+        for _ in range(arguments.rounds):
+            for gib in (2, 20, 200):
+                say(f"guest of {gib} GiB")
+                sized = type("Sized", (Ours,), {"name": f"{gib} GiB"})
+                backups(sized, libvirtd, scratch, source, gib * GIB, "Growth", costs)
     return costs

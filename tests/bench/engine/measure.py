@@ -68,8 +68,8 @@ def machine():
 
 
 def table(title, costs, ours):
-    """Markdown: a row for each tool, beside the ratio of its wall time to ours."""
-    lines = [f"### {title}", "", "| | wall s | CPU s | memory MB | added MB | wall / ours |", "|---|---:|---:|---:|---:|---:|"]
+    """Markdown: a row for each tool, beside the ratio of its wall time to that of the tool named `ours`."""
+    lines = [f"### {title}", "", f"| | wall s | CPU s | memory MB | added MB | wall / {ours} |", "|---|---:|---:|---:|---:|---:|"]
     for tool, samples in costs.items():
         one = median(samples)
         added = "" if one.added is None else f"{one.added / 1e6:.1f}"
