@@ -17,7 +17,7 @@ namespace stillpoint {
 /// One row of an index object: a chunk and where it lies.
 struct IndexEntry {
   ChunkId id;
-  std::uint32_t pack = 0;  ///< number in the table's list of packs
+  std::uint32_t pack = 0;  ///< number in the table's list of packs; of a table that was read, it may be beyond them
   std::uint32_t offset = 0;
   std::uint32_t stored = 0;
   std::uint32_t plain = 0;
