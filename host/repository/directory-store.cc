@@ -50,7 +50,7 @@ void read_object(int fd, std::uint64_t offset, std::span<std::byte> buffer, cons
 
 /// Creates the directory and makes its entry durable; one that is there is fine.
 void make_directory(const fs::path& path) {
-  if (::mkdir(path.c_str(), 0755) == 0)
+  if (::mkdir(path.c_str(), 0700) == 0)
     sync_directory(path.parent_path());
   else if (errno != EEXIST)
     throw_storage_errno(fmt::format("cannot create {}", path.native()), errno);
@@ -115,10 +115,10 @@ class DirectoryWriter : public ObjectWriter {
  private:
   UniqueFd create() const {
     const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
-    UniqueFd fd(::open(temporary_.c_str(), flags | O_CLOEXEC, 0644));
-    if (fd || errno != ENOENT) return fd ? std::move(fd) : open_file(temporary_, flags);
+    UniqueFd fd(::open(temporary_.c_str(), flags | O_CLOEXEC, 0600));
+    if (fd || errno != ENOENT) return fd ? std::move(fd) : open_file(temporary_, flags, 0600);
     make_directory(temporary_.parent_path());
-    return open_file(temporary_, flags);
+    return open_file(temporary_, flags, 0600);
   }
 
   fs::path root_;
@@ -295,7 +295,7 @@ void DirectoryStore::drop_unfinished(std::string_view lease) {
 std::unique_ptr<StoreLock> DirectoryStore::try_lock(const std::string& name) {
   const fs::path path = root_ / "locks" / name;
   make_directory(path.parent_path());
-  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) throw_storage_errno(fmt::format("cannot open {}", path.native()), errno);
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return std::make_unique<FileLock>(std::move(fd));
   if (errno != EWOULDBLOCK) throw_storage_errno(fmt::format("cannot lock {}", path.native()), errno);

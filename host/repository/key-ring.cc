@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 
 namespace stillpoint {
 
@@ -54,6 +55,44 @@ ScryptCost read_cost(const Json& json, std::string_view object) {
   return cost;
 }
 
+std::string object_of(const std::string& id) {
+  return "keys/" + id;
+}
+std::string copy_of(const std::string& id) {
+  return object_of(id) + ".copy";
+}
+
+/// The ids of all keys, also of those of which one of the two objects is gone.
+std::set<std::string> key_ids(Store& store) {
+  std::set<std::string> ids;
+  for (const ObjectInfo& object : store.list("keys")) {
+    std::string_view name = object.name;
+    name.remove_prefix(sizeof "keys");
+    if (name.ends_with(".copy")) name.remove_suffix(5);
+    ids.emplace(name);
+  }
+  return ids;
+}
+
+Json read_object(Store& store, const std::string& object) {
+  return open_document("key", store.get(object, longest_key), object);
+}
+
+/// Either of its two objects will do. Throws NotFound, Corruption.
+Json read_key(Store& store, const std::string& id) {
+  try {
+    return read_object(store, object_of(id));
+  } catch (const Error& e) {
+    try {
+      Json json = read_object(store, copy_of(id));
+      log_warning("{}; its copy was read instead", e.what());
+      return json;
+    } catch (const Error&) {
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 KeySource::~KeySource() {
@@ -93,31 +132,35 @@ std::string KeyRing::add(const Secret& master, const KeySource& source, std::str
             {"wrapped", bytes_to_hex(wrapped)}};
   if (!by_file) json["scrypt"] = {{"n", cost.n}, {"r", cost.r}, {"p", cost.p}};
   std::string id = random_id();
-  store_.put("keys/" + id, as_bytes(seal_document("key", json)));
+  // Twice: without a key everything else is lost.
+  const std::string document = seal_document("key", json);
+  store_.put(copy_of(id), as_bytes(document));
+  store_.put(object_of(id), as_bytes(document));
   return id;
 }
 
 Secret KeyRing::open(const KeySource& source) {
   const bool by_file = !source.key_file.empty();
   std::size_t tried = 0;
-  for (const ObjectInfo& object : store_.list("keys")) {
+  for (const std::string& id : key_ids(store_)) {
+    const std::string object = object_of(id);
     try {
-      const Json json = open_document("key", store_.get(object.name, longest_key), object.name);
+      const Json json = read_key(store_, id);
       if ((json_string(json, "kind", 64) == "key-file") != by_file) continue;
       ++tried;
-      const Salt salt = hex_field<salt_bytes>(json, "salt", object.name);
-      const Secret key = by_file ? key_from_file(source.key_file, salt)
-                                 : derive_from_passphrase(source.passphrase, salt,
-                                                          read_cost(json_object(json, "scrypt"), object.name));
+      const Salt salt = hex_field<salt_bytes>(json, "salt", object);
+      const Secret key =
+          by_file ? key_from_file(source.key_file, salt)
+                  : derive_from_passphrase(source.passphrase, salt, read_cost(json_object(json, "scrypt"), object));
       Secret master;
-      if (Cipher(key).open(hex_field<cipher_nonce_bytes>(json, "nonce", object.name), as_bytes(repository_),
-                           hex_field<sizeof(Wrapped)>(json, "wrapped", object.name), master.writable()))
+      if (Cipher(key).open(hex_field<cipher_nonce_bytes>(json, "nonce", object), as_bytes(repository_),
+                           hex_field<sizeof(Wrapped)>(json, "wrapped", object), master.writable()))
         return master;
     } catch (const NotFound&) {
       continue;
     } catch (const Error& e) {
       // Another one may still do.
-      log_warning("{}: {}", object.name, e.what());
+      log_warning("{}: {}", object, e.what());
     }
   }
   throw ConfigError(
@@ -127,18 +170,19 @@ Secret KeyRing::open(const KeySource& source) {
 
 std::vector<KeyInfo> KeyRing::list() {
   std::vector<KeyInfo> keys;
-  for (const ObjectInfo& object : store_.list("keys")) {
+  for (const std::string& id : key_ids(store_)) {
+    const std::string object = object_of(id);
     KeyInfo key;
-    key.id = object.name.substr(sizeof "keys");
+    key.id = id;
     try {
-      const Json json = open_document("key", store_.get(object.name, longest_key), object.name);
+      const Json json = read_key(store_, id);
       key.label = json_string_or(json, "label", "", longest_key);
       key.created = json_string(json, "created", 64);
-      static_cast<void>(hex_field<salt_bytes>(json, "salt", object.name));
-      static_cast<void>(hex_field<cipher_nonce_bytes>(json, "nonce", object.name));
-      static_cast<void>(hex_field<sizeof(Wrapped)>(json, "wrapped", object.name));
+      static_cast<void>(hex_field<salt_bytes>(json, "salt", object));
+      static_cast<void>(hex_field<cipher_nonce_bytes>(json, "nonce", object));
+      static_cast<void>(hex_field<sizeof(Wrapped)>(json, "wrapped", object));
       const std::string kind = json_string(json, "kind", 64);
-      if (kind == "passphrase") static_cast<void>(read_cost(json_object(json, "scrypt"), object.name));
+      if (kind == "passphrase") static_cast<void>(read_cost(json_object(json, "scrypt"), object));
       const bool usable = (kind == "passphrase" || kind == "key-file") && json_uint(json, "format") == 1 &&
                           json_string(json, "repository", 64) == repository_;
       key.kind = usable ? kind : "damaged";
@@ -151,6 +195,22 @@ std::vector<KeyInfo> KeyRing::list() {
   return keys;
 }
 
+std::vector<std::string> KeyRing::problems() {
+  std::vector<std::string> problems;
+  for (const KeyInfo& key : list()) {
+    if (key.kind == "damaged")
+      problems.push_back(fmt::format("key {} is damaged: nothing opens the repository by it any more", key.id));
+    for (const std::string& object : {object_of(key.id), copy_of(key.id)}) {
+      try {
+        static_cast<void>(read_object(store_, object));
+      } catch (const Error& e) {
+        problems.emplace_back(e.what());
+      }
+    }
+  }
+  return problems;
+}
+
 void KeyRing::remove(const std::string& id) {
   // Two of these at once could each leave the other's key as the last one.
   const std::unique_ptr<StoreLock> lock = store_.try_lock("keys");
@@ -160,7 +220,8 @@ void KeyRing::remove(const std::string& id) {
     throw NotFound(fmt::format("there is no key {}", id), "'stillpoint key list' shows them");
   if (std::ranges::count_if(keys, [&](const KeyInfo& key) { return key.id != id && key.kind != "damaged"; }) == 0)
     throw UsageError("this is the last key: without it nobody could read the repository", "add another one first");
-  store_.remove("keys/" + id);
+  store_.remove(object_of(id));
+  store_.remove(copy_of(id));
 }
 
 }  // namespace stillpoint

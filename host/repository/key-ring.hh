@@ -33,7 +33,7 @@ struct RepositoryKeys {
   Secret documents;  ///< of manifests
 };
 
-/// One way to the master key: an object `keys/ID`.
+/// One way to the master key: an object `keys/ID`, and its copy `keys/ID.copy`.
 struct KeyInfo {
   std::string id;    ///< is_id
   std::string kind;  ///< "passphrase" or "key-file"
@@ -52,6 +52,8 @@ class KeyRing {
   /// Throws ConfigError when it opens none of the keys.
   [[nodiscard]] Secret open(const KeySource& source);
   [[nodiscard]] std::vector<KeyInfo> list();
+  /// What is wrong with the objects that keys are kept in; one of the two of each is enough to open it.
+  [[nodiscard]] std::vector<std::string> problems();
   /// Throws NotFound; UsageError for the last one.
   void remove(const std::string& id);
 

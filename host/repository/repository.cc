@@ -399,6 +399,8 @@ VerifyResult Repository::verify(const std::vector<std::string>& names, const Ver
   const std::shared_ptr<ChunkStore> chunks = engine_->open_chunks();
   VerifyResult result;
   result.problems = config_problems(*engine_->store);
+  for (std::string& problem : KeyRing(*engine_->store, engine_->config.id).problems())
+    result.problems.push_back(std::move(problem));
   for (std::string& problem : chunks->index().problems())
     result.problems.push_back(std::move(problem));
   read_packs(*chunks, options, result);
@@ -463,6 +465,13 @@ void Repository::protect(const std::string& name, bool on) {
 
 bool Repository::is_protected(const std::string& name) {
   return !parse_still_point_name(name).time.empty() && engine_->store->exists(protection_object(name));
+}
+
+WallTime Repository::oldest_work() {
+  WallTime oldest = wall_now();
+  for (const HeldLease& lease : held_leases(*engine_->store))
+    if (!lease.expired) oldest = std::min(oldest, lease.started);
+  return oldest;
 }
 
 ReclaimResult Repository::reclaim(const ReclaimOptions& options) {

@@ -139,6 +139,9 @@ class Repository {
   /// Deletes what no still point needs. Throws Locked when another prune runs, Corruption, Interrupted.
   ReclaimResult reclaim(const ReclaimOptions& options);
 
+  /// Since when the oldest backup, restore or prune that runs here does so, by its own clock; now when there is none.
+  [[nodiscard]] WallTime oldest_work();
+
   /// Replaces the index by what the packs' own footers say. Returns how many packs there are.
   std::size_t rebuild_index();
 

@@ -218,6 +218,26 @@ TEST_CASE("every flipped byte of an encrypted pack is found") {
   CHECK(encrypted.reads());
 }
 
+TEST_CASE("a key is kept twice, and verify tells when one of the two is damaged") {
+  const Encrypted encrypted;
+  const std::filesystem::path keys = encrypted.scratch.path() / "repository/keys";
+  REQUIRE(std::distance(std::filesystem::directory_iterator(keys), {}) == 2);
+  CHECK(encrypted.open().verify({}, {}).problems.empty());
+  for (const auto& entry : std::filesystem::directory_iterator(keys)) {
+    const std::filesystem::path kept = encrypted.scratch.path() / "kept";
+    std::filesystem::copy_file(entry.path(), kept, std::filesystem::copy_options::overwrite_existing);
+    flip(entry.path(), 100, std::byte{1});
+    CHECK(encrypted.open().verify({}, {}).problems.size() == 1);
+    CHECK(encrypted.open().keys().size() == 1);
+    std::filesystem::remove(entry.path());
+    CHECK(encrypted.open().verify({}, {}).problems.size() == 1);
+    std::filesystem::copy_file(kept, entry.path());
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(keys))
+    flip(entry.path(), 100, std::byte{1});
+  CHECK_THROWS_AS(encrypted.open(), ConfigError);
+}
+
 TEST_CASE("keys come and go, and no pack is touched") {
   const Encrypted encrypted;
   const fs::path pack = only_file(encrypted.root() / "packs");
