@@ -95,10 +95,19 @@ ExitCode prune(const PruneRequest& request, const Invocation& invocation) {
     for (const RetainedStillPoint& still_point : still_points)
       if (still_point.kept_by.empty()) options.without.push_back(still_point.name);
   const ReclaimResult result = repository.reclaim(options);
+  std::size_t strays = 0;
+  if (const auto directory = repository.directory(); directory && !request.dry_run) {
+    // Before the names: whoever has made a tree since then, began to work since then.
+    const WallTime oldest = repository.oldest_work();
+    strays = sweep_trees(*directory, repository.resolve({}), oldest);
+  }
   for (const std::string& name : result.damaged)
     log_warning("{} lacks something: what it has is kept", printable(name));
   if (invocation.json) {
-    print_json({{"still_points", std::move(rows)}, {"dry_run", request.dry_run}, {"reclaimed", to_json(result)}});
+    print_json({{"still_points", std::move(rows)},
+                {"dry_run", request.dry_run},
+                {"reclaimed", to_json(result)},
+                {"stray_trees_deleted", strays}});
     return result.damaged.empty() ? ExitCode::success : ExitCode::corruption;
   }
   std::string text;
@@ -111,6 +120,7 @@ ExitCode prune(const PruneRequest& request, const Invocation& invocation) {
     text +=
         fmt::format("{} packs are kept because they cannot be read as a whole: see 'stillpoint verify --read-data'\n",
                     result.packs_kept);
+  if (strays > 0) text += fmt::format("{} trees of backups that were never completed are deleted\n", strays);
   print_result(text + text_of(result, request.dry_run));
   return result.damaged.empty() ? ExitCode::success : ExitCode::corruption;
 }

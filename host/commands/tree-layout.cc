@@ -8,10 +8,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
+#include <set>
 
 namespace stillpoint {
 
@@ -25,6 +28,27 @@ void make_directories(const std::filesystem::path& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) throw_storage_errno(fmt::format("cannot make {}", path.native()), error.value());
+}
+
+/// "trees/web1/2026-11-22T08:20:11Z".
+std::filesystem::path place_of(std::string_view still_point) {
+  const std::size_t at = still_point.rfind('@');
+  return std::filesystem::path("trees") / protocol::dump_name_part(still_point.substr(0, at)) /
+         still_point.substr(at + 1);
+}
+
+/// Directories in a directory, links to such left out.
+std::vector<std::filesystem::path> directories_in(const std::filesystem::path& path) {
+  std::vector<std::filesystem::path> directories;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end; it.increment(error))
+    if (it->symlink_status(error).type() == std::filesystem::file_type::directory) directories.push_back(it->path());
+  return directories;
+}
+
+bool changed_before(const std::filesystem::path& path, WallTime time) {
+  struct stat status {};
+  return ::lstat(path.c_str(), &status) == 0 && WallTime(std::chrono::seconds(status.st_ctim.tv_sec)) < time;
 }
 
 }  // namespace
@@ -96,6 +120,34 @@ void remove_trees(const std::filesystem::path& repository, const std::vector<Tre
   }
 }
 
+std::size_t sweep_trees(const std::filesystem::path& repository, const std::vector<std::string>& names,
+                        WallTime before) {
+  constexpr std::chrono::hours clock_margin{1};
+  std::set<std::filesystem::path> wanted;
+  for (const std::string& name : names)
+    wanted.insert(repository / place_of(name));
+  std::vector<std::filesystem::path> strays;
+  for (const std::filesystem::path& domain : directories_in(repository / "trees")) {
+    if (domain.filename().native().starts_with(".partial-")) {
+      strays.push_back(domain);
+      continue;
+    }
+    for (std::filesystem::path& tree : directories_in(domain))
+      if (!wanted.contains(tree)) strays.push_back(std::move(tree));
+  }
+  std::size_t deleted = 0;
+  for (const std::filesystem::path& stray : strays) {
+    if (!changed_before(stray, before - clock_margin)) continue;
+    std::error_code error;
+    std::filesystem::remove_all(stray, error);
+    if (error)
+      log_warning("cannot delete {}: {}", stray.native(), error.message());
+    else
+      ++deleted;
+  }
+  return deleted;
+}
+
 TreeDirectory::TreeDirectory(std::filesystem::path repository, std::string id)
     : repository_(std::move(repository)), staging_(repository_ / "trees" / fmt::format(".partial-{}", id)) {}
 
@@ -116,9 +168,7 @@ std::filesystem::path TreeDirectory::staging(std::string_view tree) {
 void TreeDirectory::publish(std::string_view still_point, std::vector<TreeRecord>& trees) {
   const bool any = std::any_of(trees.begin(), trees.end(), [](const TreeRecord& t) { return t.failure.empty(); });
   if (!any) return;
-  const std::size_t at = still_point.rfind('@');
-  const std::filesystem::path place =
-      std::filesystem::path("trees") / protocol::dump_name_part(still_point.substr(0, at)) / still_point.substr(at + 1);
+  const std::filesystem::path place = place_of(still_point);
   const std::filesystem::path domain = (repository_ / place).parent_path();
   make_directories(domain);
   const UniqueFd directory = open_directory(staging_);

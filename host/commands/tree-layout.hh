@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "common/clock.hh"
 #include "host/capture/file-system-reader.hh"
 #include "host/guest/domain.hh"
 #include "host/repository/manifest.hh"
@@ -33,6 +34,12 @@ namespace stillpoint {
 
 /// Deletes the trees of a still point that is no longer listed. What cannot be deleted is a warning.
 void remove_trees(const std::filesystem::path& repository, const std::vector<TreeRecord>& trees);
+
+/// Deletes what backups that died have left: trees that are unfinished, or of none of the still points `names`. Those
+/// that changed after `before` may be somebody's who still works, and stay. Returns how many it deleted; what cannot be
+/// deleted is a warning.
+std::size_t sweep_trees(const std::filesystem::path& repository, const std::vector<std::string>& names,
+                        WallTime before);
 
 /// The trees of one still point: written in a hidden directory, renamed into place when all are complete, removed when
 /// that never happens.

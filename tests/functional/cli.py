@@ -539,6 +539,7 @@ class OnAnotherRepository(unittest.TestCase):
         done = self.call("prune", "--json")
         self.assertEqual(done.returncode, 0, done)
         self.assertGreater(json.loads(done.stdout)["reclaimed"]["packs_deleted"], 0)
+        self.assertEqual(json.loads(done.stdout)["stray_trees_deleted"], 0)
         self.assertLess(self.size(), full - 11 * MIB)
         for name, content in taken[2:]:
             self.assertEqual(self.restored(name), content)
@@ -667,6 +668,12 @@ class OnAnotherRepository(unittest.TestCase):
             self.assertIn(source, before)
             self.assertIn(os.path.dirname(target), after)
         return renamed
+
+    def test_nobody_else_reads_what_is_stored(self):
+        self.repository.chmod(0o755)  # as of a directory that was there before
+        self.take("secret")
+        for path in self.repository.rglob("*"):
+            self.assertEqual(path.stat().st_mode & 0o077, 0, path)
 
     def test_a_limit_is_kept(self):
         image = self.scratch / "random.raw"

@@ -92,3 +92,23 @@ TEST_CASE("trees appear all at once, or not at all") {
   }
   CHECK(fs::exists(scratch.path / records[0].path / "file"));
 }
+
+TEST_CASE("what dead backups have left of trees is swept, and nothing else") {
+  const Scratch scratch;
+  const fs::path trees = scratch.path / "trees";
+  fs::create_directories(trees / ".partial-0123/@root");
+  fs::create_directories(trees / "web1/2026-11-22T08:20:11Z/@root");
+  fs::create_directories(trees / "web1/2026-11-23T08:20:11Z/@root");
+  fs::create_directories(scratch.path / "elsewhere/2026-11-23T08:20:11Z");
+  fs::create_directory_symlink(scratch.path / "elsewhere", trees / "link");
+  const std::vector<std::string> names{"web1@2026-11-22T08:20:11Z"};
+  // Somebody works who began before they were made, or not long after: clocks differ.
+  CHECK(sweep_trees(scratch.path, names, wall_now() + std::chrono::minutes(59)) == 0);
+  CHECK(fs::exists(trees / ".partial-0123/@root"));
+  CHECK(sweep_trees(scratch.path, names, wall_now() + std::chrono::hours(2)) == 2);
+  CHECK(!fs::exists(trees / ".partial-0123"));
+  CHECK(!fs::exists(trees / "web1/2026-11-23T08:20:11Z"));
+  CHECK(fs::exists(trees / "web1/2026-11-22T08:20:11Z/@root"));
+  CHECK(fs::exists(scratch.path / "elsewhere/2026-11-23T08:20:11Z"));
+  CHECK(sweep_trees(scratch.path / "none", {}, wall_now()) == 0);
+}
