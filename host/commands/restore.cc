@@ -55,15 +55,15 @@ ExitCode restore(const Options& options, const Invocation& invocation) {
     throw UsageError("--json and a disk cannot share standard output", "write the disk to a file");
   if (to_stdout && ::isatty(STDOUT_FILENO) == 1)
     throw UsageError("a disk is nothing for a terminal", "redirect standard output, or name a file");
-  const auto limit =
-      options.limit.empty() ? nullptr : std::make_unique<RateLimit>(parse_rate(options.limit), invocation.stop);
+  const std::uint64_t rate = options.limit.empty() ? 0 : parse_size(options.limit);
+  const auto limit = rate == 0 ? nullptr : std::make_unique<RateLimit>(rate, invocation.stop);
   const auto begun = SteadyClock::now();
   {
     Progress progress(invocation.progress, STDERR_FILENO);
     WatchedProgress watched(progress.line(record.target), invocation.stop, "stopped before the disk was complete");
     const auto disk = repository.open_disk(record.map);
     if (to_stdout) {
-      restore_disk(*disk, *stream_target(STDOUT_FILENO, disk->size()), watched, limit.get());
+      restore_disk(*disk, *stream_target(STDOUT_FILENO, disk->size(), invocation.stop), watched, limit.get());
       return ExitCode::success;
     }
     restore_disk(*disk, options.to, format, options.overwrite, watched, limit.get());

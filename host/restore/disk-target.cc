@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,10 +19,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace stillpoint {
 namespace {
@@ -163,11 +167,11 @@ class BlockDevice : public DiskTarget {
       throw_storage_errno(fmt::format("cannot measure {}", name_), errno);
     if (has < size)
       throw UsageError(fmt::format("{} has {} bytes, the disk has {}", name_, has, size), "choose a larger device");
+    direct_.emplace(fd_.get());
   }
   void write(std::span<const Piece> pieces) override {
-    const DirectFile direct(fd_.get());
     for (const Piece& piece : joined(pieces))
-      direct.pwrite(piece.bytes, piece.offset, name_);
+      direct_->pwrite(piece.bytes, piece.offset, name_);
   }
   void zero(std::uint64_t offset, std::uint64_t length) override {
     std::array<std::uint64_t, 2> range = {offset, length};
@@ -185,6 +189,7 @@ class BlockDevice : public DiskTarget {
  private:
   std::string name_;
   UniqueFd fd_;
+  std::optional<DirectFile> direct_;
 };
 
 class Qcow2File : public DiskTarget {
@@ -254,40 +259,63 @@ void Qcow2File::write(std::span<const Piece> pieces) {
 
 class Stream : public DiskTarget {
  public:
-  Stream(int fd, std::uint64_t size) : fd_(fd), size_(size) {}
+  Stream(int fd, std::uint64_t size, std::stop_token stop) : fd_(fd), size_(size), stop_(std::move(stop)) {
+    struct stat status {};
+    is_pipe_ = ::fstat(fd, &status) == 0 && (S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode));
+  }
 
   void write(std::span<const Piece> pieces) override {
     for (const Piece& piece : joined(pieces)) {
       if (piece.offset < written_) throw std::logic_error("a stream does not go back");
       write_zeros(piece.offset);
-      write_all(fd_, piece.bytes, name);
-      written_ += piece.bytes.size();
+      send(piece.bytes);
     }
   }
   void zero(std::uint64_t, std::uint64_t) override {}  // written with what follows
-  void complete() override { write_zeros(size_); }
+  void complete() override {
+    write_zeros(size_);
+    // A pipe has nothing to sync.
+    if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS)
+      throw_storage_errno(fmt::format("cannot sync {}", name), errno);
+  }
 
  private:
   static constexpr std::string_view name = "standard output";
 
   void write_zeros(std::uint64_t end) {
     static constexpr std::array<std::byte, 65536> zeros{};
-    while (written_ < end) {
-      const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(end - written_, zeros.size()));
-      write_all(fd_, std::span(zeros).first(part), name);
-      written_ += part;
+    while (written_ < end)
+      send(std::span(zeros).first(static_cast<std::size_t>(std::min<std::uint64_t>(end - written_, zeros.size()))));
+  }
+
+  void send(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      // Whoever reads a pipe may have stopped: so much never blocks once there is room (pipe(7)).
+      const auto part = is_pipe_ ? bytes.first(std::min<std::size_t>(bytes.size(), PIPE_BUF)) : bytes;
+      if (is_pipe_) wait_for_room();
+      write_all(fd_, part, name);
+      written_ += part.size();
+      bytes = bytes.subspan(part.size());
     }
+  }
+
+  void wait_for_room() const {
+    pollfd room{fd_, POLLOUT, 0};
+    while (::poll(&room, 1, 100) <= 0)
+      if (stop_.stop_requested()) throw Interrupted("stopped before the disk was complete");
   }
 
   int fd_;
   std::uint64_t size_;
+  std::stop_token stop_;
+  bool is_pipe_ = false;
   std::uint64_t written_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<DiskTarget> stream_target(int fd, std::uint64_t size) {
-  return std::make_unique<Stream>(fd, size);
+std::unique_ptr<DiskTarget> stream_target(int fd, std::uint64_t size, std::stop_token stop) {
+  return std::make_unique<Stream>(fd, size, std::move(stop));
 }
 
 std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, std::string_view format,

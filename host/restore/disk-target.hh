@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string_view>
 #include <vector>
 
@@ -34,7 +35,8 @@ class DiskTarget {
                                                            std::uint64_t size, bool overwrite);
 
 /// The disk of `size` bytes as a stream on a descriptor that stays the caller's, holes written out; pieces have to come
-/// in ascending order.
-[[nodiscard]] std::unique_ptr<DiskTarget> stream_target(int fd, std::uint64_t size);
+/// in ascending order. Synced on complete() where it can be; waiting for whoever reads a pipe ends when told
+/// (Interrupted).
+[[nodiscard]] std::unique_ptr<DiskTarget> stream_target(int fd, std::uint64_t size, std::stop_token stop);
 
 }  // namespace stillpoint
