@@ -78,7 +78,10 @@ std::vector<Extent> RawImage::extents(std::uint64_t offset, std::uint64_t length
     data = !data;
     const off_t found = ::lseek(fd_.get(), static_cast<off_t>(offset), data ? SEEK_HOLE : SEEK_DATA);
     // ENXIO: no data up to the end. What cannot tell is all data.
-    if (found < 0 && errno != ENXIO) return {{offset, end - offset, true}};
+    if (found < 0 && errno != ENXIO) {
+      result.push_back({offset, end - offset, true});
+      break;
+    }
     const std::uint64_t until = found < 0 ? end : std::min(static_cast<std::uint64_t>(found), end);
     if (until <= offset) continue;
     result.push_back({offset, until - offset, data});
@@ -94,8 +97,9 @@ void RawImage::start_read(std::span<std::byte> buffer, std::uint64_t offset, std
   started_.push_back({buffer, offset, tag});
 }
 
-std::optional<std::uint64_t> RawImage::next_read(std::chrono::milliseconds) {
-  if (started_.empty()) return std::nullopt;
+std::optional<std::uint64_t> RawImage::next_read(std::chrono::milliseconds patience) {
+  // Who would not wait starts more reads first: the kernel fetches all of them meanwhile.
+  if (started_.empty() || patience <= std::chrono::milliseconds(0)) return std::nullopt;
   const Read read = started_.front();
   started_.pop_front();
   pread(read.buffer, read.offset);
