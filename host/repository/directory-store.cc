@@ -64,9 +64,11 @@ void make_directories(const fs::path& root, const fs::path& below) {
 
 class DirectoryWriter : public ObjectWriter {
  public:
-  DirectoryWriter(const fs::path& root, std::string name, const std::string& lease)
+  /// `local`: nobody's but this machine's. On a network each direct write would wait for the server's disk.
+  DirectoryWriter(const fs::path& root, std::string name, const std::string& lease, bool local)
       : root_(root),
         name_(std::move(name)),
+        local_(local),
         temporary_(root / "tmp" / (lease.empty() ? random_id() : lease + '.' + random_id())),
         fd_(create()) {}
   DirectoryWriter(const DirectoryWriter&) = delete;
@@ -77,7 +79,7 @@ class DirectoryWriter : public ObjectWriter {
 
   void append(std::span<const std::byte> bytes) override {
     // Many small objects are written, too: only large ones are worth another descriptor.
-    if (!direct_ && bytes.size() >= least_direct) direct_.emplace(fd_.get());
+    if (local_ && !direct_ && bytes.size() >= least_direct) direct_.emplace(fd_.get());
     if (direct_)
       direct_->pwrite(bytes, size_, temporary_.native());
     else
@@ -123,6 +125,7 @@ class DirectoryWriter : public ObjectWriter {
 
   fs::path root_;
   std::string name_;
+  bool local_;
   fs::path temporary_;
   UniqueFd fd_;
   std::optional<DirectFile> direct_;
@@ -232,7 +235,7 @@ DirectoryStore::DirectoryStore(const fs::path& path, StoreAccess access) : root_
   if (access != StoreAccess::read && ::access(root_.c_str(), W_OK | X_OK) != 0)
     throw ConfigError(errno_message(fmt::format("the repository {} cannot be written", root_.native()), errno),
                       "check that it is mounted read-write and who you are");
-  map_files_ = !is_network(root_);
+  is_local_ = !is_network(root_);
 }
 
 UniqueFd DirectoryStore::open_object(const std::string& name) const {
@@ -247,7 +250,7 @@ UniqueFd DirectoryStore::open_object(const std::string& name) const {
 }
 
 std::unique_ptr<ObjectWriter> DirectoryStore::writer(std::string name) {
-  return std::make_unique<DirectoryWriter>(root_, std::move(name), lease_);
+  return std::make_unique<DirectoryWriter>(root_, std::move(name), lease_, is_local_);
 }
 
 std::unique_ptr<ObjectReader> DirectoryStore::reader(const std::string& name) {
@@ -258,7 +261,7 @@ std::unique_ptr<ObjectView> DirectoryStore::view(const std::string& name) {
   const std::string path = (root_ / name).native();
   const UniqueFd fd = open_object(name);
   const std::uint64_t size = file_size(fd.get(), path);
-  if (map_files_ && size > 0) {
+  if (is_local_ && size > 0) {
     void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd.get(), 0);
     if (address != MAP_FAILED) return std::make_unique<MappedView>(address, size);
   }

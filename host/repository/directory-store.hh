@@ -24,7 +24,7 @@ class DirectoryStore : public Store {
   [[nodiscard]] bool exists(const std::string& name) override;
   void remove(const std::string& name) override;
   /// NFS caches directories, for up to a minute by default.
-  [[nodiscard]] std::chrono::seconds visibility() const override { return std::chrono::seconds(map_files_ ? 0 : 60); }
+  [[nodiscard]] std::chrono::seconds visibility() const override { return std::chrono::seconds(is_local_ ? 0 : 60); }
   void work_under(std::string_view lease) override { lease_ = lease; }
   void drop_unfinished(std::string_view lease) override;
   /// A file in `locks/`, also between machines where the file system has flock(2) for them.
@@ -35,7 +35,7 @@ class DirectoryStore : public Store {
 
   std::filesystem::path root_;
   std::string lease_;
-  bool map_files_ = true;  ///< false on network file systems, where a deleted file's mapping may fault
+  bool is_local_ = true;  ///< false on network file systems, where a deleted file's mapping may fault
 };
 
 }  // namespace stillpoint

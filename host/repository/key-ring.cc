@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
 
 namespace stillpoint {
@@ -87,7 +88,7 @@ Json read_key(Store& store, const std::string& id) {
       Json json = read_object(store, copy_of(id));
       log_warning("{}; its copy was read instead", e.what());
       return json;
-    } catch (const Error&) {
+    } catch (const NotFound&) {
     }
     throw;
   }
@@ -134,8 +135,14 @@ std::string KeyRing::add(const Secret& master, const KeySource& source, std::str
   std::string id = random_id();
   // Twice: without a key everything else is lost.
   const std::string document = seal_document("key", json);
-  store_.put(copy_of(id), as_bytes(document));
   store_.put(object_of(id), as_bytes(document));
+  try {
+    store_.put(copy_of(id), as_bytes(document));
+  } catch (...) {
+    // The caller is told that there is no such key: then it must not open anything.
+    store_.remove(object_of(id));
+    throw;
+  }
   return id;
 }
 
@@ -195,16 +202,26 @@ std::vector<KeyInfo> KeyRing::list() {
   return keys;
 }
 
-std::vector<std::string> KeyRing::problems() {
+std::vector<std::string> KeyRing::problems(bool mend) {
   std::vector<std::string> problems;
-  for (const KeyInfo& key : list()) {
-    if (key.kind == "damaged")
-      problems.push_back(fmt::format("key {} is damaged: nothing opens the repository by it any more", key.id));
-    for (const std::string& object : {object_of(key.id), copy_of(key.id)}) {
+  for (const std::string& id : key_ids(store_)) {
+    std::map<std::string, std::string> faults;  // by object
+    for (const std::string& object : {object_of(id), copy_of(id)}) {
       try {
         static_cast<void>(read_object(store_, object));
       } catch (const Error& e) {
-        problems.emplace_back(e.what());
+        faults.emplace(object, e.what());
+      }
+    }
+    for (const auto& [object, fault] : faults) {
+      if (faults.size() > 1) {
+        problems.push_back(fmt::format("{}; nothing opens the repository by this key any more", fault));
+      } else if (mend) {
+        store_.remove(object);
+        store_.put(object, as_bytes(store_.get(object == object_of(id) ? copy_of(id) : object_of(id), longest_key)));
+        problems.push_back(fmt::format("{}; it was written anew from its copy", fault));
+      } else {
+        problems.push_back(fmt::format("{}; its copy is whole, and verify without --read-only writes it anew", fault));
       }
     }
   }

@@ -52,8 +52,9 @@ class KeyRing {
   /// Throws ConfigError when it opens none of the keys.
   [[nodiscard]] Secret open(const KeySource& source);
   [[nodiscard]] std::vector<KeyInfo> list();
-  /// What is wrong with the objects that keys are kept in; one of the two of each is enough to open it.
-  [[nodiscard]] std::vector<std::string> problems();
+  /// What is wrong with the objects that keys are kept in; one of the two of each is enough, and `mend` writes the
+  /// other one anew.
+  [[nodiscard]] std::vector<std::string> problems(bool mend);
   /// Throws NotFound; UsageError for the last one.
   void remove(const std::string& id);
 

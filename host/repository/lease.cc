@@ -151,9 +151,9 @@ bool look_at_leases(Store& store, std::map<std::string, HeldLease>& leases) {
     } catch (const NotFound&) {
       return false;
     } catch (const Error& e) {
-      // Damaged: what the store knows of it has to do.
+      // Damaged: what the store knows of it has to do, and that is not when its holder began.
       lease->holder = e.what();
-      lease->started = modified;
+      lease->started = WallTime{};
       lease->expired = modified + duration + patience < wall_now();
     }
     const auto [it, inserted] = leases.try_emplace(lease->id, *lease);

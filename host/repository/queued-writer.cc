@@ -16,7 +16,6 @@ constexpr std::size_t most_blocks = 8;
 }  // namespace
 
 QueuedWriter::QueuedWriter(std::unique_ptr<ObjectWriter> object) : object_(std::move(object)) {
-  filling_.storage = allocate_aligned(block_bytes);
   thread_ = std::jthread([this] { write_blocks(); });
 }
 
@@ -27,6 +26,7 @@ QueuedWriter::~QueuedWriter() {
 
 void QueuedWriter::append(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
+    if (!filling_.storage) filling_ = free_block();
     const std::size_t part = std::min(bytes.size(), block_bytes - filling_.used);
     std::memcpy(filling_.storage.get() + filling_.used, bytes.data(), part);
     filling_.used += part;
@@ -36,25 +36,32 @@ void QueuedWriter::append(std::span<const std::byte> bytes) {
 }
 
 void QueuedWriter::commit() {
-  hand_over();
+  if (filling_.used > 0) hand_over();
   end();
   if (failure_) std::rethrow_exception(failure_);
   object_->commit();
 }
 
-void QueuedWriter::hand_over() {
+QueuedWriter::Block QueuedWriter::free_block() {
   std::unique_lock lock(mutex_);
-  full_.push_back(std::move(filling_));
-  changed_.notify_all();
   changed_.wait(lock, [this] { return failure_ || !free_.empty() || blocks_ < most_blocks; });
   if (failure_) std::rethrow_exception(failure_);
   if (free_.empty()) {
-    filling_ = {allocate_aligned(block_bytes), 0};
+    Block block{allocate_aligned(block_bytes), 0};
     ++blocks_;
-  } else {
-    filling_ = std::move(free_.back());
-    free_.pop_back();
+    return block;
   }
+  Block block = std::move(free_.back());
+  free_.pop_back();
+  return block;
+}
+
+void QueuedWriter::hand_over() {
+  {
+    const std::scoped_lock lock(mutex_);
+    full_.push_back(std::exchange(filling_, {}));
+  }
+  changed_.notify_all();
 }
 
 void QueuedWriter::end() {

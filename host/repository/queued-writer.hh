@@ -34,17 +34,18 @@ class QueuedWriter : public ObjectWriter {
     std::size_t used = 0;
   };
 
+  [[nodiscard]] Block free_block();
   void hand_over();
   void end();
   void write_blocks();
 
   std::unique_ptr<ObjectWriter> object_;
-  Block filling_;  ///< the caller's alone
+  Block filling_;  ///< the caller's alone; without storage between two blocks
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Block> full_;
   std::vector<Block> free_;
-  std::size_t blocks_ = 1;  ///< that exist
+  std::size_t blocks_ = 0;  ///< that exist
   bool ending_ = false;
   std::atomic<bool> abandoned_ = false;
   std::exception_ptr failure_;

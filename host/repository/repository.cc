@@ -399,7 +399,7 @@ VerifyResult Repository::verify(const std::vector<std::string>& names, const Ver
   const std::shared_ptr<ChunkStore> chunks = engine_->open_chunks();
   VerifyResult result;
   result.problems = config_problems(*engine_->store);
-  for (std::string& problem : KeyRing(*engine_->store, engine_->config.id).problems())
+  for (std::string& problem : KeyRing(*engine_->store, engine_->config.id).problems(engine_->writable))
     result.problems.push_back(std::move(problem));
   for (std::string& problem : chunks->index().problems())
     result.problems.push_back(std::move(problem));
@@ -468,9 +468,14 @@ bool Repository::is_protected(const std::string& name) {
 }
 
 WallTime Repository::oldest_work() {
+  engine_->need_writable();
   WallTime oldest = wall_now();
-  for (const HeldLease& lease : held_leases(*engine_->store))
-    if (!lease.expired) oldest = std::min(oldest, lease.started);
+  for (const HeldLease& lease : held_leases(*engine_->store)) {
+    if (lease.expired)
+      fence(*engine_->store, lease);
+    else
+      oldest = std::min(oldest, lease.started);
+  }
   return oldest;
 }
 

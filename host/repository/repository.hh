@@ -140,6 +140,7 @@ class Repository {
   ReclaimResult reclaim(const ReclaimOptions& options);
 
   /// Since when the oldest backup, restore or prune that runs here does so, by its own clock; now when there is none.
+  /// Whoever is taken for dead is fenced first, and commits nothing any more.
   [[nodiscard]] WallTime oldest_work();
 
   /// Replaces the index by what the packs' own footers say. Returns how many packs there are.

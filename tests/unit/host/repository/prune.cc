@@ -5,13 +5,17 @@
 #include "tests/unit/host/repository/support.hh"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
+#include <fstream>
 #include <optional>
 #include <thread>
+#include <vector>
 
 using namespace stillpoint;
 using namespace stillpoint::test;
@@ -185,6 +189,7 @@ TEST_CASE("whoever is dead holds nothing, and whoever was fenced commits nothing
   const std::vector<HeldLease> held = held_leases(*store);
   REQUIRE(held.size() == 1);
   CHECK(!held[0].expired);
+  CHECK(open(sample).oldest_work() <= held[0].started + std::chrono::seconds(1));
   fence(*store, held[0]);
   CHECK_THROWS_AS(commit(stale, "web1", map, std::nullopt, "2026-11-24T02:00:00Z"), Locked);
   CHECK(open(sample).list("web1").size() == 1);
@@ -198,6 +203,58 @@ TEST_CASE("two prunes do not run at once") {
   CHECK_THROWS_AS(open(sample).reclaim({}), Locked);
   other.reset();
   CHECK(open(sample).reclaim({}).packs_deleted == 0);
+}
+
+TEST_CASE("many prunes and backups at once: some are told to wait, and nothing is lost") {
+  const Quiet quiet;
+  const Sample sample;
+  std::atomic<int> ended = 0;
+  std::atomic<int> locked = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (int thread = 0; thread < 3; ++thread)
+      threads.emplace_back([&, thread] {
+        for (int round = 0; round < 4; ++round) {
+          const Other other(sample, static_cast<std::uint64_t>(10 * thread + round),
+                            fmt::format("2026-11-2{}T0{}:20:11Z", thread + 3, round));
+          if (round % 2 == 0) open(sample).remove(other.name);
+          try {
+            static_cast<void>(open(sample).reclaim({}));
+            ++ended;
+          } catch (const Locked&) {
+            ++locked;
+          }
+        }
+      });
+  }
+  CHECK(ended + locked == 12);
+  CHECK(ended > 0);
+  CHECK(whole(sample));
+  CHECK(open(sample).list("web1").size() == 1 + 3 * 2);
+  CHECK(reads(sample, sample.manifest.name, sample.disk));
+  make_old(sample);
+  CHECK(open(sample).reclaim({}).waits_for.empty());
+  CHECK(whole(sample));
+}
+
+TEST_CASE("a lease that cannot be read counts as held") {
+  const Quiet quiet;
+  const Sample sample;
+  const Other other(sample, 7, "2026-11-23T08:20:11Z");
+  make_old(sample);
+  open(sample).remove(other.name);
+  const fs::path lease = sample.root() / "locks" / ("shared-" + random_id() + ".0");
+  std::ofstream(lease) << "what is this?";
+  CHECK(open(sample).reclaim({}).packs_deleted == 0);
+  CHECK(packs(sample) == 2);
+  // Nobody knows since when its holder works.
+  CHECK(open(sample).oldest_work() == WallTime{});
+  CHECK(fs::exists(lease));
+  fs::last_write_time(lease, fs::last_write_time(lease) - std::chrono::hours(1));
+  CHECK(open(sample).oldest_work() + std::chrono::minutes(1) > wall_now());
+  CHECK(!fs::exists(lease));
+  CHECK(open(sample).reclaim({}).packs_deleted == 1);
+  CHECK(whole(sample));
 }
 
 TEST_CASE("what cannot be read deletes nothing") {

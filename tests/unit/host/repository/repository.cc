@@ -40,6 +40,19 @@ TEST_CASE("disks of odd sizes come back as they were") {
   CHECK(repository.list("web1").size() == 8);
 }
 
+TEST_CASE("the longest chunks come back as they were") {
+  const Scratch scratch;
+  Repository::create(scratch.repository(), {4 << 20});
+  Repository repository(scratch.repository(), Repository::Mode::write);
+  for (const std::size_t size : {1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 9 << 20}) {
+    CAPTURE(size);
+    const Bytes disk = random_bytes(size, size);
+    const Manifest manifest = commit(repository, "web1", write_whole(repository, disk));
+    Repository again(scratch.repository(), Repository::Mode::read);
+    CHECK((read_whole(again, again.load(manifest.name).disks.at(0).map) == disk));
+  }
+}
+
 TEST_CASE("a disk is read at any place and length") {
   const Scratch scratch;
   Repository repository = new_repository(scratch);

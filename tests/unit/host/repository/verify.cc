@@ -6,6 +6,8 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
+
 using namespace stillpoint;
 using namespace stillpoint::test;
 namespace fs = std::filesystem;
@@ -75,6 +77,41 @@ TEST_CASE("a damaged chunk goes to quarantine, and the next backup heals it") {
   CHECK(sample.reads());
   Repository repository(sample.scratch.repository(), Repository::Mode::write);
   CHECK(repository.is_whole(sample.manifest.disks[0].map));
+}
+
+TEST_CASE("a chunk that is stored twice survives the damage of one copy") {
+  const Quiet quiet;
+  const Sample sample(5 * small_chunks + 100, 0);
+  const fs::path first = only_file(sample.root() / "packs");
+  {
+    // Somebody who began before the first was there stores it all again.
+    const fs::path aside = sample.scratch.path() / "aside";
+    fs::rename(first, aside);
+    store_again(sample);
+    fs::rename(aside, first);
+  }
+  REQUIRE(files_below(sample.root() / "packs").size() == 2);
+  for (const fs::path& pack : files_below(sample.root() / "packs")) {
+    flip(pack, first_payload + 10, std::byte{1});
+    VerifyResult result = verify(sample, 100);
+    CHECK(result.damaged_chunks == 1);
+    CHECK(result.damaged.empty());
+    CHECK(sample.reads());
+    flip(pack, first_payload + 10, std::byte{1});
+    // A look that finds it whole takes it out of quarantine.
+    CHECK(!files_below(sample.root() / "quarantine").empty());
+    CHECK(verify(sample, 100).problems.empty());
+    CHECK(files_below(sample.root() / "quarantine").empty());
+  }
+  const fs::path rotten = files_below(sample.root() / "packs").front();
+  flip(rotten, first_payload + 10, std::byte{1});
+  CHECK(verify(sample, 100).damaged_chunks == 1);
+  Repository repository(sample.scratch.repository(), Repository::Mode::write);
+  for (const fs::path& pack : files_below(sample.root() / "packs"))
+    fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+  static_cast<void>(repository.reclaim({}));
+  CHECK(verify(sample, 100).damaged.empty());
+  CHECK(sample.reads());
 }
 
 TEST_CASE("a pack that is cut short or gone is noticed at once, and stored again") {
