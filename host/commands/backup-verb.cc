@@ -32,7 +32,7 @@ void complete(BackupRequest& request, const Options& options, const Invocation& 
   request.trees = !options.no_trees;
   request.dumps = !options.no_dumps;
   if (!options.max_freeze.empty()) request.max_freeze = parse_duration(options.max_freeze);
-  request.limit = options.limit.empty() ? invocation.config.limit : parse_rate(options.limit);
+  request.limit = options.limit.empty() ? invocation.config.limit : parse_size(options.limit);
   if (!options.require.empty()) request.require = parse_grade(options.require);
   if (request.scratch.empty()) request.scratch = invocation.config.scratch_directory;
   std::set<std::string> targets;
@@ -78,7 +78,8 @@ RunVerb add_backup(CLI::App& parser) {
   parser.add_option("--parallel", request.parallel, "disks that are read at once (4)")
       ->check(CLI::Range(1, 64))
       ->type_name("N");
-  parser.add_option("--limit", options->limit, "read disks with so many bytes a second at most, as in 100M")
+  parser
+      .add_option("--limit", options->limit, "read disks with so many bytes a second at most, as in 100M; 0: no limit")
       ->type_name("RATE");
   parser.add_flag("--full", request.full, "read every disk in full");
   parser.add_flag("--no-trees", options->no_trees, "write no file trees");

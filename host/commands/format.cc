@@ -53,12 +53,6 @@ std::uint64_t parse_size(std::string_view text) {
   throw UsageError(fmt::format("'{}' is not a size", printable(text)), "sizes look like 262144, 256K or 4M");
 }
 
-std::uint64_t parse_rate(std::string_view text) {
-  const std::uint64_t rate = parse_size(text);
-  if (rate == 0) throw UsageError("a limit of 0 bytes a second lets nothing pass", "leave it out for no limit");
-  return rate;
-}
-
 std::chrono::milliseconds parse_duration(std::string_view text) {
   std::uint32_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);

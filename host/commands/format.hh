@@ -20,9 +20,6 @@ namespace stillpoint {
 /// Bytes from "262144", "256K", "256KiB", "4M", "1G": binary units, as chunk sizes are. Throws UsageError.
 [[nodiscard]] std::uint64_t parse_size(std::string_view text);
 
-/// Bytes a second, not 0, as parse_size() reads them. Throws UsageError.
-[[nodiscard]] std::uint64_t parse_rate(std::string_view text);
-
 /// A duration from "500ms", "2s", "1min". Throws UsageError.
 [[nodiscard]] std::chrono::milliseconds parse_duration(std::string_view text);
 

@@ -36,7 +36,7 @@ const std::map<std::string, std::map<std::string, Setter>>& known_groups() {
         {"limit",
          [](HostConfig& c, const std::string& v) {
            try {
-             c.limit = parse_rate(v);
+             c.limit = parse_size(v);
            } catch (const UsageError&) {
              throw ConfigError("is not a number of bytes a second, as 100M is");
            }

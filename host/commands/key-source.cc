@@ -79,13 +79,13 @@ KeySource read_key_file(const std::string& path) {
 
 /// Out of the environment, too: programs that are started inherit that.
 std::optional<std::string> take_variable(const std::string& variable) {
-  static std::map<std::string, std::string> taken;
+  static std::map<std::string, KeySource> taken;  // which wipe what they hold
   if (const char* value = ::secure_getenv(variable.c_str()); value != nullptr) {
-    taken[variable] = value;
+    taken[variable].passphrase = value;
     ::unsetenv(variable.c_str());
   }
   const auto found = taken.find(variable);
-  return found == taken.end() ? std::nullopt : std::optional(found->second);
+  return found == taken.end() ? std::nullopt : std::optional(found->second.passphrase);
 }
 
 KeySource find(const std::string& key_file, const char* variable, bool is_new, const std::stop_token& stop) {

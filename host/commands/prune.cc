@@ -99,7 +99,7 @@ ExitCode prune(const PruneRequest& request, const Invocation& invocation) {
   if (const auto directory = repository.directory(); directory && !request.dry_run) {
     // Before the names: whoever has made a tree since then, began to work since then.
     const WallTime oldest = repository.oldest_work();
-    strays = sweep_trees(*directory, repository.resolve({}), oldest);
+    strays = sweep_trees(*directory, repository.resolve({}), oldest, invocation.stop);
   }
   for (const std::string& name : result.damaged)
     log_warning("{} lacks something: what it has is kept", printable(name));

@@ -5,6 +5,7 @@
 #include "common/file.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
+#include "host/repository/still-point-name.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <set>
@@ -23,6 +25,8 @@ namespace {
 bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
+
+constexpr std::string_view partial_prefix = ".partial-";
 
 void make_directories(const std::filesystem::path& path) {
   std::error_code error;
@@ -120,23 +124,26 @@ void remove_trees(const std::filesystem::path& repository, const std::vector<Tre
   }
 }
 
-std::size_t sweep_trees(const std::filesystem::path& repository, const std::vector<std::string>& names,
-                        WallTime before) {
+std::size_t sweep_trees(const std::filesystem::path& repository, const std::vector<std::string>& names, WallTime before,
+                        const std::stop_token& stop) {
   constexpr std::chrono::hours clock_margin{1};
   std::set<std::filesystem::path> wanted;
   for (const std::string& name : names)
     wanted.insert(repository / place_of(name));
   std::vector<std::filesystem::path> strays;
   for (const std::filesystem::path& domain : directories_in(repository / "trees")) {
-    if (domain.filename().native().starts_with(".partial-")) {
-      strays.push_back(domain);
+    const std::string name = domain.filename().native();
+    if (name.starts_with(partial_prefix)) {
+      if (is_id(std::string_view(name).substr(partial_prefix.size()))) strays.push_back(domain);
       continue;
     }
+    // What is not named as ours is somebody's.
     for (std::filesystem::path& tree : directories_in(domain))
-      if (!wanted.contains(tree)) strays.push_back(std::move(tree));
+      if (!wanted.contains(tree) && parse_name_time(tree.filename().native())) strays.push_back(std::move(tree));
   }
   std::size_t deleted = 0;
   for (const std::filesystem::path& stray : strays) {
+    if (stop.stop_requested()) throw Interrupted("stopped while it deleted unfinished trees");
     if (!changed_before(stray, before - clock_margin)) continue;
     std::error_code error;
     std::filesystem::remove_all(stray, error);
@@ -149,7 +156,7 @@ std::size_t sweep_trees(const std::filesystem::path& repository, const std::vect
 }
 
 TreeDirectory::TreeDirectory(std::filesystem::path repository, std::string id)
-    : repository_(std::move(repository)), staging_(repository_ / "trees" / fmt::format(".partial-{}", id)) {}
+    : repository_(std::move(repository)), staging_(repository_ / "trees" / fmt::format("{}{}", partial_prefix, id)) {}
 
 TreeDirectory::~TreeDirectory() {
   if (keep_) return;
@@ -161,6 +168,9 @@ TreeDirectory::~TreeDirectory() {
 }
 
 std::filesystem::path TreeDirectory::staging(std::string_view tree) {
+  // A guest's files, its set-user-ID programs among them, are nothing for the host's users.
+  if (::mkdir((repository_ / "trees").c_str(), 0700) != 0 && errno != EEXIST)
+    throw_storage_errno(fmt::format("cannot make {}/trees", repository_.native()), errno);
   make_directories(staging_);
   return staging_ / tree;
 }
@@ -168,6 +178,11 @@ std::filesystem::path TreeDirectory::staging(std::string_view tree) {
 void TreeDirectory::publish(std::string_view still_point, std::vector<TreeRecord>& trees) {
   const bool any = std::any_of(trees.begin(), trees.end(), [](const TreeRecord& t) { return t.failure.empty(); });
   if (!any) return;
+  for (const TreeRecord& tree : trees)
+    if (tree.failure.empty() &&
+        !std::filesystem::is_directory(staging_ / tree_name(tree.mount_point, tree.file_system)))
+      throw StorageError(fmt::format("the tree of {} is gone from {}", tree.file_system, staging_.native()),
+                         "somebody deleted it while it was written: run the backup again");
   const std::filesystem::path place = place_of(still_point);
   const std::filesystem::path domain = (repository_ / place).parent_path();
   make_directories(domain);

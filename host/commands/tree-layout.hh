@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,9 +38,9 @@ void remove_trees(const std::filesystem::path& repository, const std::vector<Tre
 
 /// Deletes what backups that died have left: trees that are unfinished, or of none of the still points `names`. Those
 /// that changed after `before` may be somebody's who still works, and stay. Returns how many it deleted; what cannot be
-/// deleted is a warning.
-std::size_t sweep_trees(const std::filesystem::path& repository, const std::vector<std::string>& names,
-                        WallTime before);
+/// deleted is a warning. Throws Interrupted.
+std::size_t sweep_trees(const std::filesystem::path& repository, const std::vector<std::string>& names, WallTime before,
+                        const std::stop_token& stop);
 
 /// The trees of one still point: written in a hidden directory, renamed into place when all are complete, removed when
 /// that never happens.

@@ -96,19 +96,36 @@ TEST_CASE("trees appear all at once, or not at all") {
 TEST_CASE("what dead backups have left of trees is swept, and nothing else") {
   const Scratch scratch;
   const fs::path trees = scratch.path / "trees";
-  fs::create_directories(trees / ".partial-0123/@root");
+  const std::string partial = ".partial-" + random_id();
+  fs::create_directories(trees / partial / "@root");
+  fs::create_directories(trees / ".partial-mine");
+  fs::create_directories(trees / "web1/keep-this");
   fs::create_directories(trees / "web1/2026-11-22T08:20:11Z/@root");
   fs::create_directories(trees / "web1/2026-11-23T08:20:11Z/@root");
   fs::create_directories(scratch.path / "elsewhere/2026-11-23T08:20:11Z");
   fs::create_directory_symlink(scratch.path / "elsewhere", trees / "link");
   const std::vector<std::string> names{"web1@2026-11-22T08:20:11Z"};
   // Somebody works who began before they were made, or not long after: clocks differ.
-  CHECK(sweep_trees(scratch.path, names, wall_now() + std::chrono::minutes(59)) == 0);
-  CHECK(fs::exists(trees / ".partial-0123/@root"));
-  CHECK(sweep_trees(scratch.path, names, wall_now() + std::chrono::hours(2)) == 2);
-  CHECK(!fs::exists(trees / ".partial-0123"));
+  CHECK(sweep_trees(scratch.path, names, wall_now() + std::chrono::minutes(59), {}) == 0);
+  CHECK(fs::exists(trees / partial / "@root"));
+  CHECK(sweep_trees(scratch.path, names, wall_now() + std::chrono::hours(2), {}) == 2);
+  CHECK(!fs::exists(trees / partial));
   CHECK(!fs::exists(trees / "web1/2026-11-23T08:20:11Z"));
   CHECK(fs::exists(trees / "web1/2026-11-22T08:20:11Z/@root"));
   CHECK(fs::exists(scratch.path / "elsewhere/2026-11-23T08:20:11Z"));
-  CHECK(sweep_trees(scratch.path / "none", {}, wall_now()) == 0);
+  CHECK(fs::exists(trees / ".partial-mine"));
+  CHECK(fs::exists(trees / "web1/keep-this"));
+  CHECK(sweep_trees(scratch.path / "none", {}, wall_now(), {}) == 0);
+}
+
+TEST_CASE("a tree that somebody deleted meanwhile is not published") {
+  const Scratch scratch;
+  std::vector<TreeRecord> records(1);
+  records[0].mount_point = "/";
+  TreeDirectory trees(scratch.path, "0123");
+  fs::create_directory(trees.staging("@root"));
+  fs::remove_all(scratch.path / "trees/.partial-0123");
+  fs::create_directory(trees.staging("var"));
+  CHECK_THROWS_AS(trees.publish("web1@2026-11-22T08:20:11Z", records), StorageError);
+  CHECK((fs::status(scratch.path / "trees").permissions() & fs::perms::others_all) == fs::perms::none);
 }
