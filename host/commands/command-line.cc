@@ -78,10 +78,12 @@ Invocation invocation_of(const GlobalOptions& options, const std::stop_token& st
   const std::string config = options.config.empty() ? STILLPOINT_SYSCONF "/stillpoint.conf" : options.config;
   invocation.config = read_host_config(config, !options.config.empty());
   invocation.repository_url = options.repository.empty() ? invocation.config.repository_url : options.repository;
-  // That of the file is for the file's repository.
-  invocation.key_is_meant = !options.key_file.empty() || passphrase_is_given() ||
-                            (options.repository.empty() && !invocation.config.key_file.empty());
-  invocation.key_file = options.key_file.empty() ? invocation.config.key_file : options.key_file;
+  invocation.key_file = options.key_file;
+  // That of the file is for the file's repository, and comes after what this call says.
+  const bool of_the_file = options.repository.empty() || options.repository == invocation.config.repository_url;
+  if (invocation.key_file.empty() && of_the_file && !passphrase_is_given())
+    invocation.key_file = invocation.config.key_file;
+  invocation.key_is_meant = !invocation.key_file.empty() || passphrase_is_given();
   invocation.libvirt_uri = options.connect;
   // libvirt itself asks the environment when it is given none; the file comes after that.
   if (invocation.libvirt_uri.empty() && ::secure_getenv("LIBVIRT_DEFAULT_URI") == nullptr)

@@ -32,7 +32,7 @@ struct Options {
 /// A still point whose files are looked at.
 struct Opened {
   Opened(const Invocation& invocation, const FileName& name)
-      : repository(invocation.repository(), Repository::Mode::read),
+      : repository(invocation.open(Repository::Mode::read)),
         manifest(repository.load(name.still_point)),
         files(repository, manifest) {}
   Repository repository;

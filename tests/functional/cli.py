@@ -571,6 +571,22 @@ class OnAnotherRepository(unittest.TestCase):
         self.assertEqual(call("backup", "img", "--disk-image", f"vda={image}", **with_key).returncode, 0)
         self.assertEqual(call("restore", "img", "--disk", "vda", "--to", self.scratch / "out", **with_key).returncode, 0)
         self.assertEqual((self.scratch / "out").read_bytes(), image.read_bytes())
+        disk = self.scratch / "disk.raw"
+        (self.scratch / "content").mkdir()
+        (self.scratch / "content/note").write_text("what a file says", encoding="utf-8")
+        run(["truncate", "-s", "8M", disk], 10)
+        run(["mke2fs", "-q", "-t", "ext4", "-d", self.scratch / "content", disk], 60)
+        self.assertEqual(call("backup", "fs", "--disk-image", f"vda={disk}", **with_key).returncode, 0)
+        self.assertEqual(call("files", "cat", "fs:vda:/note", **with_key).stdout, "what a file says")
+        self.assertIn("note", call("files", "ls", "fs:vda:/", **with_key).stdout)
+        self.assertEqual(stillpoint("files", "ls", "fs:vda:/", "-r", repository, start_new_session=True).returncode, 3)
+        # That of a configuration is for its own repository, and a passphrase comes before it.
+        config = self.scratch / "stillpoint.conf"
+        config.write_text(f"[repository]\nurl={repository}\nkey_file={key}\n", encoding="utf-8")
+        self.assertEqual(stillpoint("list", "--config", config).returncode, 0)
+        self.assertEqual(stillpoint("list", "--config", config, "-r", repository).returncode, 0)
+        self.assertEqual(stillpoint("list", "--config", config, "-r", self.repository).returncode, 0)
+        self.assertEqual(stillpoint("list", "--config", config, env={"STILLPOINT_PASSPHRASE": "wrong"}).returncode, 3)
         for path in repository.rglob("*"):
             if path.is_file():
                 self.assertNotIn(b"secret that nobody", path.read_bytes())
