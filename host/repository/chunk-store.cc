@@ -152,9 +152,8 @@ std::size_t ChunkStore::store(PutContext& context, const ChunkId& id, std::span<
   header.stored = static_cast<std::uint32_t>(stored);
   header.payload_crc = crc32c({payload, stored});
   encode(header, std::span(record).first<record_header_bytes>());
-  const std::size_t padding = (record_alignment - (record_header_bytes + stored) % record_alignment) % record_alignment;
-  std::memset(payload + stored, 0, padding);
-  const std::size_t length = record_header_bytes + stored + padding;
+  const std::size_t length = record_length(stored);
+  std::memset(payload + stored, 0, length - record_header_bytes - stored);
   packs_.append(header, std::span(record).first(length));
   return length;
 }

@@ -72,8 +72,7 @@ class Check {
 
   bool is_good(const PackEntry& entry) {
     const std::size_t length = record_header_bytes + entry.stored;
-    const std::size_t padding = (record_alignment - length % record_alignment) % record_alignment;
-    std::span<const std::byte> record = bytes(entry.offset, length + padding);
+    std::span<const std::byte> record = bytes(entry.offset, record_length(entry.stored));
     if (record.empty()) return false;
     if (!is_zero(record.subspan(length)) && result_.problem.empty())
       result_.problem = "there are stray bytes between the records of a pack";

@@ -27,10 +27,6 @@ constexpr std::byte sealed_flag{1};
 constexpr std::size_t footer_entry_bytes = 48;
 constexpr std::size_t trailer_bytes = 32;
 
-constexpr std::uint64_t aligned(std::uint64_t size) {
-  return (size + record_alignment - 1) & ~std::uint64_t{record_alignment - 1};
-}
-
 bool has_magic(std::span<const std::byte> bytes, std::string_view magic) {
   return std::memcmp(bytes.data(), magic.data(), magic.size()) == 0;
 }
@@ -135,7 +131,7 @@ std::vector<PackEntry> scan_records(ObjectReader& pack) {
     if (crc32c(payload) == header->payload_crc)
       entries.push_back({header->id, static_cast<std::uint32_t>(at), header->stored, header->plain, header->codec,
                          header->kind, header->sealed});
-    at = aligned(at + record_header_bytes + header->stored);
+    at += record_length(header->stored);
   }
   return entries;
 }

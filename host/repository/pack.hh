@@ -28,6 +28,10 @@ inline constexpr std::size_t record_header_bytes = 56;
 inline constexpr std::size_t sealed_record_bytes = 44;
 /// Records begin at multiples of it, so that a scan finds the next one behind a damaged one.
 inline constexpr std::size_t record_alignment = 8;
+/// What a record with that many stored bytes takes: header, bytes, and zeros up to the next boundary.
+constexpr std::uint64_t record_length(std::uint64_t stored) {
+  return (record_header_bytes + stored + record_alignment - 1) / record_alignment * record_alignment;
+}
 
 /// A pack's random name.
 struct PackId {

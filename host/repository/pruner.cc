@@ -24,11 +24,6 @@ namespace {
 constexpr std::chrono::hours clock_margin{1};
 constexpr std::chrono::milliseconds look_interval{500};
 
-std::uint64_t record_bytes(std::uint32_t stored) {
-  const std::uint64_t length = record_header_bytes + stored;
-  return (length + record_alignment - 1) / record_alignment * record_alignment;
-}
-
 void check_stop(const std::stop_token& stop) {
   if (stop.stop_requested())
     throw Interrupted("stopped while it reclaimed space: what is left is done by the next prune");
@@ -113,7 +108,7 @@ void Pruner::count() {
       Use& use = use_[location.pack];
       if (use.table != table && use.all > 0) use.several = true;
       use.table = table;
-      const std::uint64_t bytes = record_bytes(location.stored);
+      const std::uint64_t bytes = record_length(location.stored);
       use.all += bytes;
       if (marks_[table][entry]) use.needed += bytes;
       // A record that is passed over, of a chunk that is nowhere else: it may be read again one day.
