@@ -101,7 +101,7 @@ RunVerb add_verify(CLI::App& parser) {
                                       "read the packs, all or a random share of them, and check every chunk")
                           ->expected(0, 1)
                           ->type_name("[=PERCENT]");
-  parser.add_flag("--read-only", request->read_only, "write nothing: put no damaged chunk in quarantine");
+  parser.add_flag("--read-only", request->read_only, "write nothing but a lease: no quarantine, nothing mended");
   return [request, read](const Invocation& invocation) {
     request->reads = read->count() > 0;
     return verify(*request, invocation);

@@ -3,7 +3,7 @@
 
 python3 tests/bench/engine [--size 2G] [--rounds N] [--only NAME]... [--json FILE] [PART]...
 
-images  (of the default parts) an image is kept in full, after scattered writes, after clustered writes and after none;
+images  (default) an image is kept in full, after scattered writes, after clustered writes and after none;
         restored and compared; verified. Every tool reads all of the image each time, as it must of a disk of which nobody
         tells what has changed
 guest   (default) a guest's disk, of which QEMU does tell: `backup` beside virtnbdbackup
@@ -11,6 +11,7 @@ dumps   (default) what the next dump of a PostgreSQL database adds
 growth  the guest with disks of 2, 20 and 200 GiB, and an index of 1, 10 and 100 million chunks (15 GB of disk, 15 min)
 pieces  the engine's inner pieces, each by itself
 
+As root, after packaging/install-deps bench. N is 3; --only is for images and guest; growth begins at 2 GiB whatever --size says.
 The table is Markdown on standard output (docs/performance.md has one); STILLPOINT_BUILD names the build to measure.
 """
 
