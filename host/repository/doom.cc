@@ -55,7 +55,8 @@ std::set<std::string> read_waits(Store& store, const std::string& doom) {
   std::set<std::string> ids;
   try {
     const std::string name = waits_of(doom);
-    for (const Json& id : json_array(open_document("waits", store.get(name, max_document_bytes), name), "leases"))
+    const Json json = open_document("waits", store.get(name, max_document_bytes), name);
+    for (const Json& id : json_array(json, "leases"))
       if (id.is_string()) ids.insert(id.get<std::string>());
   } catch (const Error&) {
     return shared_leases(store);
