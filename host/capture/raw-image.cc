@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <stdexcept>
 
 namespace stillpoint {
 namespace {

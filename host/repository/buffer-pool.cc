@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/buffer-pool.hh"
 
+#include "common/direct-file.hh"
+
 #include <cstdlib>
-#include <new>
 #include <stdexcept>
 
 namespace stillpoint {
@@ -16,12 +17,6 @@ BufferPool::~BufferPool() {
     std::free(storage);
 }
 
-std::byte* BufferPool::allocate() const {
-  void* storage = std::aligned_alloc(4096, (buffer_bytes_ + 4095) / 4096 * 4096);
-  if (storage == nullptr) throw std::bad_alloc();
-  return static_cast<std::byte*>(storage);
-}
-
 ChunkBuffer BufferPool::acquire(std::size_t length) {
   if (length > buffer_bytes_) throw std::length_error("a chunk longer than the pool's buffers");
   std::unique_lock lock(mutex_);
@@ -30,7 +25,7 @@ ChunkBuffer BufferPool::acquire(std::size_t length) {
   if (failure_) std::rethrow_exception(failure_);
   std::byte* storage = nullptr;
   if (free_.empty()) {
-    storage = allocate();
+    storage = allocate_aligned(buffer_bytes_).release();
     ++allocated_;
   } else {
     storage = free_.back();

@@ -35,8 +35,6 @@ class BufferPool : public ChunkBuffer::Pool {
   void fail(std::exception_ptr failure) noexcept;
 
  private:
-  [[nodiscard]] std::byte* allocate() const;
-
   std::size_t buffer_bytes_;
   std::size_t limit_;
   std::mutex mutex_;

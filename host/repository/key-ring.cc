@@ -217,8 +217,9 @@ std::vector<std::string> KeyRing::problems(bool mend) {
       if (faults.size() > 1) {
         problems.push_back(fmt::format("{}; nothing opens the repository by this key any more", fault));
       } else if (mend) {
+        const std::string whole = store_.get(object == object_of(id) ? copy_of(id) : object_of(id), longest_key);
         store_.remove(object);
-        store_.put(object, as_bytes(store_.get(object == object_of(id) ? copy_of(id) : object_of(id), longest_key)));
+        store_.put(object, as_bytes(whole));
         problems.push_back(fmt::format("{}; it was written anew from its copy", fault));
       } else {
         problems.push_back(fmt::format("{}; its copy is whole, and verify without --read-only writes it anew", fault));
