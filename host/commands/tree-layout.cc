@@ -5,6 +5,7 @@
 #include "common/file.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
+#include "host/repository/lease.hh"
 #include "host/repository/still-point-name.hh"
 
 #include <fcntl.h>
@@ -126,7 +127,6 @@ void remove_trees(const std::filesystem::path& repository, const std::vector<Tre
 
 std::size_t sweep_trees(const std::filesystem::path& repository, const std::vector<std::string>& names, WallTime before,
                         const std::stop_token& stop) {
-  constexpr std::chrono::hours clock_margin{1};
   std::set<std::filesystem::path> wanted;
   for (const std::string& name : names)
     wanted.insert(repository / place_of(name));

@@ -53,6 +53,10 @@ class Lease {
   std::jthread renewer_;
 };
 
+/// How much the clocks of the store and of those who work in it may differ: what is so much older than the oldest lease
+/// is nobody's who still works.
+inline constexpr std::chrono::hours clock_margin{1};
+
 /// Somebody's lease, as it lies in the store.
 struct HeldLease {
   std::string id;

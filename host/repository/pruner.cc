@@ -20,8 +20,6 @@ namespace stillpoint {
 
 namespace {
 
-/// How much the clocks of store and hosts may differ, without a running backup's packs being written anew for nothing.
-constexpr std::chrono::hours clock_margin{1};
 constexpr std::chrono::milliseconds look_interval{500};
 
 void check_stop(const std::stop_token& stop) {
