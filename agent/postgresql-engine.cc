@@ -32,6 +32,9 @@ constexpr milliseconds look_interval{5};
 /// For doing once, before anybody waits, what the barrier will do.
 constexpr milliseconds rehearsal_limit{10000};
 
+/// What a busy server may need to answer that a statement was interrupted; without its answer the session is lost.
+constexpr milliseconds interrupt_reserve{1000};
+
 /// For the checkpoint inside the barrier, of which the one in prepare() has left little.
 constexpr milliseconds checkpoint_limit{800};
 
@@ -114,13 +117,17 @@ void ClusterEngine::prepare(bool for_dumps, const Deadline& deadline) {
   for (Database& database : databases_)
     if (!database.usable() && database.report.exactness != Exactness::failed) open_database(database, deadline);
   if (globals) collect_globals(std::move(*globals), deadline);
-  // Leaves little to write for the one inside the barrier. A slow disk is no reason to fail.
-  const milliseconds limit = deadline.left() / 2;
-  Question checkpoint{session_.get(), fmt::format("SET statement_timeout = {}", limit.count())};
-  ask_all({&checkpoint, 1}, deadline);
-  checkpoint = {session_.get(), "CHECKPOINT"};
-  ask_all({&checkpoint, 1}, deadline);
+  checkpoint_within(std::min(deadline.left() / 2, deadline.left() - interrupt_reserve), deadline);
   if (!session_->usable()) throw QuiesceError(fmt::format("PostgreSQL {} does not answer", instance_));
+}
+
+/// Leaves little to write for the one inside the barrier. A slow disk is no reason to fail.
+void ClusterEngine::checkpoint_within(milliseconds limit, const Deadline& deadline) {
+  if (limit <= milliseconds{0}) return;
+  Question question{session_.get(), fmt::format("SET statement_timeout = {}", limit.count())};
+  ask_all({&question, 1}, deadline);
+  question = {session_.get(), "CHECKPOINT"};
+  ask_all({&question, 1}, deadline);
 }
 
 void ClusterEngine::read_cluster_facts(const Deadline& deadline) {

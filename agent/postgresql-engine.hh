@@ -40,6 +40,7 @@ class ClusterEngine final : public Engine {
  private:
   [[nodiscard]] DatabaseReport blank_report(const std::string& database) const;
   void read_cluster_facts(const Deadline& deadline);
+  void checkpoint_within(std::chrono::milliseconds limit, const Deadline& deadline);
   [[nodiscard]] bool excluded(const std::string& database) const;
   Database& add_database(const std::string& name);
   void open_database(Database& database, const Deadline& deadline);

@@ -44,9 +44,13 @@ class Frames:
         self.connection = connection
         self.connection.settimeout(20)
 
-    def send(self, kind, **fields):
+    def control(self, kind, **fields):
+        """A control message's frame."""
         payload = json.dumps({"type": kind, **fields}).encode()
-        self.raw(struct.pack("<4sB3xII", b"SPF1", CONTROL, 0, len(payload)) + payload)
+        return struct.pack("<4sB3xII", b"SPF1", CONTROL, 0, len(payload)) + payload
+
+    def send(self, kind, **fields):
+        self.raw(self.control(kind, **fields))
 
     def raw(self, content):
         self.connection.sendall(content)
@@ -793,9 +797,9 @@ class WithPostgreSql(AgentTest):
     def test_a_host_that_asks_too_much(self):
         """What waits is bounded, and what is refused is told."""
         self.start()
-        self.host.send("prepare", id="1" * 32, deadline_ms=60000)
-        for _ in range(100):
-            self.host.send("finish", id="1" * 32)
+        # In one piece, so that preparing cannot end before the last one is there.
+        finish = self.host.control("finish", id="1" * 32)
+        self.host.raw(self.host.control("prepare", id="1" * 32, deadline_ms=60000) + 100 * finish)
         answers = [json.loads(self.host.frame()[2])["type"] for _ in range(101)]
         self.assertEqual(answers.count("error"), 36)
         self.prepare("2" * 32)
