@@ -3,16 +3,19 @@
 
 #include "common/deleter.hh"
 #include "common/errors.hh"
+#include "host/repository/sha256.hh"
 
 #include <isa-l/crc.h>
 #include <isa-l/mem_routines.h>
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <optional>
 #include <string>
 
 namespace stillpoint {
@@ -33,11 +36,41 @@ bool is_zero(std::span<const std::byte> bytes) noexcept {
   return bytes.empty() || ::isal_zero_detect(const_cast<std::byte*>(bytes.data()), bytes.size()) == 0;
 }
 
+namespace {
+
+/// The states of an HMAC's two hashes after its key.
+struct KeyStates {
+  explicit KeyStates(const Secret& key)
+      : inner(after_key(key, std::byte{0x36})), outer(after_key(key, std::byte{0x5c})) {}
+  KeyStates(const KeyStates&) = delete;
+  KeyStates& operator=(const KeyStates&) = delete;
+  ~KeyStates() {
+    ::OPENSSL_cleanse(&inner, sizeof inner);
+    ::OPENSSL_cleanse(&outer, sizeof outer);
+  }
+
+  static sha256::State after_key(const Secret& key, std::byte pad) {
+    std::array<std::byte, sha256::block_bytes> block;
+    block.fill(pad);
+    for (std::size_t i = 0; i < Secret::size; ++i)
+      block[i] ^= key.bytes()[i];
+    const sha256::State state = sha256::after(sha256::initial(), block);
+    ::OPENSSL_cleanse(block.data(), block.size());
+    return state;
+  }
+
+  sha256::State inner;
+  sha256::State outer;
+};
+
+}  // namespace
+
 struct ChunkHasher::Context {
   CPtr<EVP_MD, EVP_MD_free> algorithm{EVP_MD_fetch(nullptr, "SHA256", nullptr)};
   CPtr<EVP_MD_CTX, EVP_MD_CTX_free> digest{EVP_MD_CTX_new()};
   CPtr<EVP_MAC, EVP_MAC_free> keyed_algorithm;
   CPtr<EVP_MAC_CTX, EVP_MAC_CTX_free> keyed;  ///< null without a key
+  std::optional<KeyStates> key_states;        ///< for pairs, where they are hashed beside each other
 };
 
 ChunkHasher::ChunkHasher() : context_(std::make_unique<Context>()) {
@@ -54,6 +87,7 @@ ChunkHasher::ChunkHasher(const Secret& key) : ChunkHasher() {
       EVP_MAC_init(context_->keyed.get(), reinterpret_cast<const unsigned char*>(key.bytes().data()),
                    key.bytes().size(), params.data()) != 1)
     throw Error("OpenSSL offers no HMAC-SHA-256");
+  if (sha256::available()) context_->key_states.emplace(key);
 }
 
 ChunkHasher::ChunkHasher(ChunkHasher&&) noexcept = default;
@@ -77,6 +111,14 @@ ChunkId ChunkHasher::operator()(std::span<const std::byte> bytes) {
       EVP_DigestUpdate(digest, in, bytes.size()) != 1 || EVP_DigestFinal_ex(digest, out, nullptr) != 1)
     throw Error("OpenSSL failed to compute a SHA-256");
   return id;
+}
+
+std::array<ChunkId, 2> ChunkHasher::operator()(std::span<const std::byte> first, std::span<const std::byte> second) {
+  if (!sha256::available()) return {(*this)(first), (*this)(second)};
+  if (!context_->keyed) return sha256::finish(sha256::initial(), 0, first, second);
+  const KeyStates& states = *context_->key_states;
+  const std::array<ChunkId, 2> inner = sha256::finish(states.inner, sha256::block_bytes, first, second);
+  return sha256::finish(states.outer, sha256::block_bytes, inner[0].bytes, inner[1].bytes);
 }
 
 }  // namespace stillpoint

@@ -4,6 +4,7 @@
 #include "host/repository/chunk-id.hh"
 #include "host/repository/cipher.hh"
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -27,6 +28,8 @@ class ChunkHasher {
   ~ChunkHasher();
 
   [[nodiscard]] ChunkId operator()(std::span<const std::byte> bytes);
+  /// Of two chunks: in little more time than of one where the processor has instructions for it.
+  [[nodiscard]] std::array<ChunkId, 2> operator()(std::span<const std::byte> first, std::span<const std::byte> second);
 
  private:
   struct Context;

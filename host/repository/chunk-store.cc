@@ -45,8 +45,9 @@ struct ChunkStore::PutContext {
 };
 
 struct ChunkStore::GetContext {
-  explicit GetContext(ChunkStore& store) : decoder(store.keys()) {}
+  explicit GetContext(ChunkStore& store) : decoder(store.keys()), hash(hasher_for(store.keys())) {}
   ChunkDecoder decoder;
+  ChunkHasher hash;
   std::vector<std::byte> record;
 };
 
@@ -88,6 +89,12 @@ std::array<std::byte, 16> id_bytes(std::string_view id) {
   return bytes;
 }
 
+[[noreturn]] void throw_damaged(const ChunkId& id, const Index::Location& location, std::string_view what) {
+  throw Corruption(fmt::format("chunk {} in pack {} at {}: {}", to_hex(id), bytes_to_hex(location.pack.bytes),
+                               location.offset, what),
+                   "restore another still point; verify shows what else is affected");
+}
+
 }  // namespace
 
 ChunkStore::ChunkStore(std::shared_ptr<Store> store, std::string_view repository, std::uint32_t chunk_bytes,
@@ -107,22 +114,36 @@ ChunkStore::ChunkStore(std::shared_ptr<Store> store, std::string_view repository
 ChunkStore::~ChunkStore() = default;
 
 ChunkId ChunkStore::put(std::span<const std::byte> plain, RecordKind kind, StoredTally& tally) {
-  if (!writable_) throw ConfigError("the repository is open for reading only");
-  if (plain.empty() || plain.size() > max_chunk_bytes) throw std::length_error("a chunk of a length out of bounds");
   const Loan<PutContext> context(*this, put_contexts_);
   const ChunkId id = context->hash(plain);
+  put_named(*context, id, plain, kind, tally);
+  return id;
+}
+
+std::array<ChunkId, 2> ChunkStore::put(std::span<const std::byte> first, std::span<const std::byte> second,
+                                       StoredTally& tally) {
+  const Loan<PutContext> context(*this, put_contexts_);
+  const std::array<ChunkId, 2> ids = context->hash(first, second);
+  put_named(*context, ids[0], first, RecordKind::data, tally);
+  put_named(*context, ids[1], second, RecordKind::data, tally);
+  return ids;
+}
+
+void ChunkStore::put_named(PutContext& context, const ChunkId& id, std::span<const std::byte> plain, RecordKind kind,
+                           StoredTally& tally) {
+  if (!writable_) throw ConfigError("the repository is open for reading only");
+  if (plain.empty() || plain.size() > max_chunk_bytes) throw std::length_error("a chunk of a length out of bounds");
   ++tally.chunks;
   const std::shared_lock putting(putting_);
-  if (!index_.claim(id)) return id;
+  if (!index_.claim(id)) return;
   try {
-    tally.stored += store(*context, id, plain, kind);
+    tally.stored += store(context, id, plain, kind);
     ++tally.new_chunks;
   } catch (...) {
     // Others may rely on the claim: nothing may be committed any more.
     fail(std::current_exception());
     throw;
   }
-  return id;
 }
 
 std::size_t ChunkStore::store(PutContext& context, const ChunkId& id, std::span<const std::byte> plain,
@@ -179,7 +200,10 @@ std::vector<std::byte> ChunkStore::get_sized(const ChunkId& id, std::size_t exac
           throw Corruption(fmt::format("chunk {} in pack {} has {} bytes, which does not fit its use", to_hex(id),
                                        bytes_to_hex(location.pack.bytes), location.plain));
         std::vector<std::byte> own(into.empty() ? location.plain : 0);
-        read_record(id, location, into.empty() ? std::span(own) : into);
+        const std::span<std::byte> plain = into.empty() ? std::span(own) : into;
+        const Loan<GetContext> context(*this, get_contexts_);
+        read_record(*context, id, location, plain);
+        if (context->hash(plain) != id) throw_damaged(id, location, "its bytes do not match its id");
         if (failure) log_warning("{}; another copy was read instead", failure->what());
         return own;
       } catch (const Corruption& e) {
@@ -195,15 +219,39 @@ std::vector<std::byte> ChunkStore::get_sized(const ChunkId& id, std::size_t exac
                    "restore another still point; verify shows what else is affected");
 }
 
-void ChunkStore::read_record(const ChunkId& id, const Index::Location& location, std::span<std::byte> plain) {
-  const auto fail = [&](std::string_view what) {
-    throw Corruption(fmt::format("chunk {} in pack {} at {}: {}", to_hex(id), bytes_to_hex(location.pack.bytes),
-                                 location.offset, what),
-                     "restore another still point; verify shows what else is affected");
-  };
+void ChunkStore::get(const Wanted& first, const Wanted& second) {
+  std::array<bool, 2> good{};
+  {
+    const Loan<GetContext> context(*this, get_contexts_);
+    good = {read_first_copy(*context, first), read_first_copy(*context, second)};
+    if (good[0] && good[1]) {
+      const std::array<ChunkId, 2> ids = context->hash(first.plain, second.plain);
+      good = {ids[0] == first.id, ids[1] == second.id};
+    } else {
+      good = {};
+    }
+  }
+  if (!good[0]) get(first.id, first.plain);
+  if (!good[1]) get(second.id, second.plain);
+}
+
+/// False when it is not to be had at first sight; why is for get() to find out.
+bool ChunkStore::read_first_copy(GetContext& context, const Wanted& wanted) {
+  const std::vector<Index::Location> locations = index_.find(wanted.id);
+  if (locations.empty() || !locations.front().sealed || locations.front().plain != wanted.plain.size()) return false;
+  try {
+    read_record(context, wanted.id, locations.front(), wanted.plain);
+    return true;
+  } catch (const Corruption&) {
+    return false;
+  }
+}
+
+void ChunkStore::read_record(GetContext& context, const ChunkId& id, const Index::Location& location,
+                             std::span<std::byte> plain) {
+  const auto fail = [&](std::string_view what) { throw_damaged(id, location, what); };
   if (location.stored > max_chunk_bytes + sealed_record_bytes) fail("its length is out of bounds");
-  const Loan<GetContext> context(*this, get_contexts_);
-  std::vector<std::byte>& record = context->record;
+  std::vector<std::byte>& record = context.record;
   const std::size_t length = record_header_bytes + location.stored;
   if (record.size() < length) record.resize(length);
   const std::shared_ptr<ObjectReader> pack = pack_reader(location.pack);
@@ -215,7 +263,7 @@ void ChunkStore::read_record(const ChunkId& id, const Index::Location& location,
   if (header->id != id || header->stored != location.stored || header->plain != location.plain)
     fail("another record stands there");
   const std::span<const std::byte> stored(record.data() + record_header_bytes, header->stored);
-  if (const char* problem = context->decoder.decode(*header, stored, plain)) fail(problem);
+  if (const char* problem = context.decoder.decode(*header, stored, plain)) fail(problem);
 }
 
 std::shared_ptr<ObjectReader> ChunkStore::pack_reader(const PackId& id) {

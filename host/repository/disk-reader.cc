@@ -33,7 +33,9 @@ void MappedDiskReader::pread_many(std::span<const Request> requests) {
   std::vector<Piece> pieces;
   for (const Request& request : requests)
     add_pieces(request, pieces);
-  chunks_->crew().for_each(pieces.size(), [&](std::size_t i) { read_piece(pieces[i]); });
+  chunks_->crew().for_each((pieces.size() + 1) / 2, [&](std::size_t i) {
+    read_pieces(std::span(pieces).subspan(2 * i, std::min<std::size_t>(2, pieces.size() - 2 * i)));
+  });
 }
 
 void MappedDiskReader::add_pieces(const Request& request, std::vector<Piece>& pieces) const {
@@ -55,14 +57,25 @@ ChunkId MappedDiskReader::chunk_id(std::uint64_t number) {
   return leaf ? (*leaf)[number % map_fanout] : ChunkId{};
 }
 
-void MappedDiskReader::read_piece(const Piece& piece) {
-  const ChunkId id = chunk_id(piece.chunk);
-  if (is_zero_chunk(id)) {
-    std::memset(piece.buffer.data(), 0, piece.buffer.size());
-    return;
+void MappedDiskReader::read_pieces(std::span<const Piece> pieces) {
+  std::vector<ChunkStore::Wanted> whole;
+  for (const Piece& piece : pieces) {
+    const ChunkId id = chunk_id(piece.chunk);
+    if (is_zero_chunk(id))
+      std::memset(piece.buffer.data(), 0, piece.buffer.size());
+    else if (piece.buffer.size() == tree_.shape().chunk_length(piece.chunk))
+      whole.push_back({id, piece.buffer});
+    else
+      read_part(id, piece);
   }
+  if (whole.size() == 2)
+    chunks_->get(whole[0], whole[1]);
+  else if (!whole.empty())
+    chunks_->get(whole[0].id, whole[0].plain);
+}
+
+void MappedDiskReader::read_part(const ChunkId& id, const Piece& piece) {
   const std::uint32_t length = tree_.shape().chunk_length(piece.chunk);
-  if (piece.buffer.size() == length) return chunks_->get(id, piece.buffer);
   Content content = kept(id);
   if (!content || content->size() != length) content = keep(id, length);
   std::memcpy(piece.buffer.data(), content->data() + piece.from, piece.buffer.size());

@@ -32,7 +32,8 @@ class MappedDiskReader : public BlockReader {
 
   void check_range(std::uint64_t offset, std::uint64_t length) const;
   void add_pieces(const Request& request, std::vector<Piece>& pieces) const;
-  void read_piece(const Piece& piece);
+  void read_pieces(std::span<const Piece> pieces);  ///< at most two
+  void read_part(const ChunkId& id, const Piece& piece);
   [[nodiscard]] ChunkId chunk_id(std::uint64_t number);
   [[nodiscard]] Content kept(const ChunkId& id);
   [[nodiscard]] Content keep(const ChunkId& id, std::uint32_t length);

@@ -3,6 +3,7 @@
 
 #include "host/repository/checksum.hh"
 
+#include <array>
 #include <stdexcept>
 #include <utility>
 
@@ -10,30 +11,52 @@ namespace stillpoint {
 
 class ChunkedDiskWriter::ChunkJob : public Job {
  public:
-  ChunkJob(ChunkedDiskWriter& writer, std::uint64_t number, ChunkBuffer buffer)
-      : writer_(writer), number_(number), buffer_(std::move(buffer)) {}
+  explicit ChunkJob(ChunkedDiskWriter& writer) : writer_(writer) {}
 
   void run() noexcept override {
-    ChunkStore& chunks = *writer_.chunks_;
     try {
-      if (!writer_.abandoned_ && !chunks.failed()) {
-        const std::span<const std::byte> bytes = std::as_const(buffer_).bytes();
-        const ChunkId id = is_zero(bytes) ? ChunkId{} : chunks.put(bytes, RecordKind::data, writer_.tally_);
-        buffer_ = ChunkBuffer();
-        writer_.map_.settle(number_, id);
-      }
+      // None is left when an earlier job took it too.
+      std::vector<Chunk> chunks = writer_.take();
+      if (!chunks.empty() && !writer_.abandoned_ && !writer_.chunks_->failed()) writer_.store(std::move(chunks));
     } catch (...) {
-      chunks.fail(std::current_exception());
+      writer_.chunks_->fail(std::current_exception());
     }
-    buffer_ = ChunkBuffer();
     writer_.pending_.end();
   }
 
  private:
   ChunkedDiskWriter& writer_;
-  std::uint64_t number_;
-  ChunkBuffer buffer_;
 };
+
+std::vector<ChunkedDiskWriter::Chunk> ChunkedDiskWriter::take() {
+  const std::scoped_lock lock(mutex_);
+  std::vector<Chunk> taken;
+  while (taken.size() < 2 && !waiting_.empty()) {
+    taken.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+  return taken;
+}
+
+void ChunkedDiskWriter::store(std::vector<Chunk> chunks) {
+  const auto settle = [this](Chunk& chunk, const ChunkId& id) {
+    chunk.buffer = ChunkBuffer();
+    map_.settle(chunk.number, id);
+  };
+  std::erase_if(chunks, [&](Chunk& chunk) {
+    if (!is_zero(std::as_const(chunk.buffer).bytes())) return false;
+    settle(chunk, {});
+    return true;
+  });
+  if (chunks.size() == 2) {
+    const std::array<ChunkId, 2> ids =
+        chunks_->put(std::as_const(chunks[0].buffer).bytes(), std::as_const(chunks[1].buffer).bytes(), tally_);
+    settle(chunks[0], ids[0]);
+    settle(chunks[1], ids[1]);
+  } else if (!chunks.empty()) {
+    settle(chunks[0], chunks_->put(std::as_const(chunks[0].buffer).bytes(), RecordKind::data, tally_));
+  }
+}
 
 ChunkedDiskWriter::ChunkedDiskWriter(std::shared_ptr<ChunkStore> chunks, std::uint64_t size,
                                      const std::optional<DiskMap>& base)
@@ -57,7 +80,11 @@ void ChunkedDiskWriter::submit(std::uint64_t number, ChunkBuffer buffer) {
   chunks_->disk_buffers().hand_over(buffer);
   ++submitted_;
   pending_.begin();
-  chunks_->crew().post(std::make_unique<ChunkJob>(*this, number, std::move(buffer)));
+  {
+    const std::scoped_lock lock(mutex_);
+    waiting_.push_back({number, std::move(buffer)});
+  }
+  chunks_->crew().post(std::make_unique<ChunkJob>(*this));
 }
 
 void ChunkedDiskWriter::submit_zero(std::uint64_t first, std::uint64_t count) {

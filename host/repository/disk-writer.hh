@@ -7,12 +7,16 @@
 #include "host/repository/repository.hh"
 
 #include <atomic>
+#include <deque>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <vector>
 
 namespace stillpoint {
 
-/// DiskWriter over a chunk store: each chunk is one job of the crew.
+/// DiskWriter over a chunk store. Each chunk posts a job to the crew, which takes two chunks when two are waiting:
+/// hashing them together is faster.
 class ChunkedDiskWriter : public DiskWriter {
  public:
   ChunkedDiskWriter(std::shared_ptr<ChunkStore> chunks, std::uint64_t size, const std::optional<DiskMap>& base);
@@ -29,11 +33,20 @@ class ChunkedDiskWriter : public DiskWriter {
 
  private:
   class ChunkJob;
+  struct Chunk {
+    std::uint64_t number;
+    ChunkBuffer buffer;
+  };
+
+  [[nodiscard]] std::vector<Chunk> take();
+  void store(std::vector<Chunk> chunks);
 
   std::shared_ptr<ChunkStore> chunks_;
   StoredTally tally_;
   MapBuilder map_;
   PendingJobs pending_;
+  std::mutex mutex_;
+  std::deque<Chunk> waiting_;
   std::uint64_t acquired_ = 0;
   std::uint64_t submitted_ = 0;
   std::atomic<bool> abandoned_{false};  ///< what is queued is dropped

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <utility>
 
@@ -22,10 +23,11 @@ static_assert(window_bytes > record_header_bytes + max_chunk_bytes + sealed_reco
 
 /// What reading a pack needs.
 struct Workspace {
-  explicit Workspace(const RepositoryKeys* keys) : decoder(keys) {}
+  explicit Workspace(const RepositoryKeys* keys) : decoder(keys), hash(hasher_for(keys)) {}
   std::vector<std::byte> window = std::vector<std::byte>(window_bytes);
-  std::vector<std::byte> plain;
+  std::array<std::vector<std::byte>, 2> plain;
   ChunkDecoder decoder;
+  ChunkHasher hash;
 };
 
 class Check {
@@ -35,12 +37,27 @@ class Check {
 
   void record(const PackEntry& entry) {
     failed_ = false;
-    if (is_good(entry)) {
-      result_.plain += entry.plain;
-      result_.good.push_back(entry.id);
-    } else {
-      (failed_ ? result_.unreadable : result_.damaged).push_back(entry.id);
+    if (!is_decoded(entry, workspace_.plain[waiting_.size()]))
+      return (failed_ ? result_.unreadable : result_.damaged).push_back(entry.id);
+    // Two are hashed faster together.
+    waiting_.push_back(entry);
+    if (waiting_.size() == 2) finish();
+  }
+
+  /// Judges what waits for a second chunk.
+  void finish() {
+    const auto& plain = workspace_.plain;
+    std::array<ChunkId, 2> ids;
+    if (waiting_.size() == 2)
+      ids = workspace_.hash(plain[0], plain[1]);
+    else if (!waiting_.empty())
+      ids[0] = workspace_.hash(plain[0]);
+    for (std::size_t i = 0; i < waiting_.size(); ++i) {
+      const bool good = ids[i] == waiting_[i].id;
+      if (good) result_.plain += waiting_[i].plain;
+      (good ? result_.good : result_.damaged).push_back(waiting_[i].id);
     }
+    waiting_.clear();
   }
 
  private:
@@ -70,7 +87,7 @@ class Check {
     return std::span<const std::byte>(workspace_.window).subspan(offset - start_, length);
   }
 
-  bool is_good(const PackEntry& entry) {
+  bool is_decoded(const PackEntry& entry, std::vector<std::byte>& plain) {
     const std::size_t length = record_header_bytes + entry.stored;
     std::span<const std::byte> record = bytes(entry.offset, record_length(entry.stored));
     if (record.empty()) return false;
@@ -82,8 +99,8 @@ class Check {
     if (!header || header->id != entry.id || header->stored != entry.stored || header->plain != entry.plain ||
         crc32c(stored) != header->payload_crc)
       return false;
-    workspace_.plain.resize(entry.plain);
-    return workspace_.decoder.decode(*header, stored, workspace_.plain) == nullptr;
+    plain.resize(entry.plain);
+    return workspace_.decoder.decode(*header, stored, plain) == nullptr;
   }
 
   ObjectReader& pack_;
@@ -92,7 +109,8 @@ class Check {
   PackCheck& result_;
   std::uint64_t start_ = 0;  ///< of the window in the pack
   std::size_t filled_ = 0;
-  bool failed_ = false;  ///< the store did not give the bytes
+  std::vector<PackEntry> waiting_;  ///< decoded to workspace_.plain, not hashed yet
+  bool failed_ = false;             ///< the store did not give the bytes
 };
 
 }  // namespace
@@ -109,6 +127,7 @@ PackCheck check_pack(Store& store, const PackId& id, std::span<const std::byte, 
     std::ranges::sort(contents.entries, {}, &PackEntry::offset);
     for (const PackEntry& entry : contents.entries)
       check.record(entry);
+    check.finish();
   } catch (const Corruption& e) {
     result.problem = e.what();
     result.read = false;
