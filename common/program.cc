@@ -136,7 +136,8 @@ RunningProgram::RunningProgram(const Program& program, const ProgramDescriptors&
   const std::vector<char*> argument_pointers = pointers(arguments);
   const std::vector<char*> environment_pointers = pointers(environment);
 
-  const UniqueFd input = out_of_the_way(open_file("/dev/null", O_RDONLY).get());
+  const UniqueFd input = descriptors.input < 0 ? out_of_the_way(open_file("/dev/null", O_RDONLY).get())
+                                               : out_of_the_way(descriptors.input);
   const UniqueFd output = out_of_the_way(descriptors.output);
   const UniqueFd errors = out_of_the_way(descriptors.errors);
   const UniqueFd lifeline = descriptors.lifeline < 0 ? UniqueFd() : out_of_the_way(descriptors.lifeline);

@@ -36,6 +36,7 @@ struct ProgramDescriptors {
   int output;
   int errors;
   int lifeline = -1;  ///< becomes its descriptor 3, where there is one
+  int input = -1;     ///< /dev/null where there is none
 };
 
 struct Pipe {
@@ -76,7 +77,7 @@ class RunningProgram {
   RunningProgram() noexcept = default;
   /// One that another call has started.
   explicit RunningProgram(pid_t leader) noexcept : pid_(leader) {}
-  /// Starts it in /, with standard input from /dev/null and no other descriptor of ours. Throws CaptureError when it
+  /// Starts it in /, with no other descriptor of ours. Throws CaptureError when it
   /// cannot be started.
   RunningProgram(const Program& program, const ProgramDescriptors& descriptors);
   RunningProgram(RunningProgram&& other) noexcept;

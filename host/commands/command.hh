@@ -61,6 +61,7 @@ struct Verb {
 [[nodiscard]] RunVerb add_unprotect(CLI::App& parser);
 [[nodiscard]] RunVerb add_key(CLI::App& parser);
 [[nodiscard]] RunVerb add_index(CLI::App& parser);
+[[nodiscard]] RunVerb add_store(CLI::App& parser);
 [[nodiscard]] RunVerb add_thaw(CLI::App& parser);
 
 }  // namespace stillpoint

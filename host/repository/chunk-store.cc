@@ -235,6 +235,18 @@ void ChunkStore::get(const Wanted& first, const Wanted& second) {
   if (!good[1]) get(second.id, second.plain);
 }
 
+bool ChunkStore::is_good(const ChunkId& id, const Index::Location& copy) {
+  if (copy.plain > max_chunk_bytes) return false;
+  std::vector<std::byte> plain(copy.plain);
+  const Loan<GetContext> context(*this, get_contexts_);
+  try {
+    read_record(*context, id, copy, plain);
+  } catch (const Corruption&) {
+    return false;
+  }
+  return context->hash(plain) == id;
+}
+
 /// False when it is not to be had at first sight; why is for get() to find out.
 bool ChunkStore::read_first_copy(GetContext& context, const Wanted& wanted) {
   const std::vector<Index::Location> locations = index_.find(wanted.id);

@@ -69,6 +69,9 @@ class ChunkStore {
   /// A chunk of unknown length, at most `limit` bytes.
   [[nodiscard]] std::vector<std::byte> get(const ChunkId& id, std::size_t limit);
 
+  /// Whether this very copy of the chunk can be read.
+  [[nodiscard]] bool is_good(const ChunkId& id, const Index::Location& copy);
+
   /// Makes everything that was put durable, then the index.
   void flush();
 

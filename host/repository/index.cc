@@ -228,7 +228,7 @@ void Index::publish_locked() {
   std::erase_if(fresh_, [&](const auto& item) { return table_number.contains(item.second.pack); });
   std::erase_if(copies_, [&](const auto& item) { return table_number.contains(item.second.pack); });
   unpublished_.clear();
-  if (!writable_) return;
+  if (!writable_ || !store_.may_remove()) return;
   merged.insert(merged.end(), bad_objects_.begin(), bad_objects_.end());
   bad_objects_.clear();
   for (const std::string& object : merged) {
@@ -241,6 +241,8 @@ void Index::publish_locked() {
 }
 
 std::vector<std::string> Index::merge_small(std::vector<IndexEntry>& entries, std::vector<PackId>& packs) {
+  // Who may not take away what it merges would only add to it: a prune does it one day.
+  if (!store_.may_remove()) return {};
   std::vector<const Mounted*> by_size;
   for (const Mounted& mounted : tables_)
     by_size.push_back(&mounted);

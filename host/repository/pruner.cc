@@ -152,6 +152,26 @@ void Pruner::rewrite(const std::vector<ChunkId>& ids, const std::stop_token& sto
   chunks_.flush();
 }
 
+/// A needed chunk that lies in one of these packs too is given up there only for a copy that was read and found good:
+/// the other one may be rotten, or of somebody who lies about what it is.
+void Pruner::vouch_for_copies(const std::vector<PackId>& packs, const std::stop_token& stop) {
+  const std::set<PackId> leaving(packs.begin(), packs.end());
+  Index& index = chunks_.index();
+  for (std::size_t table = 0; table < marks_.size(); ++table)
+    for (std::uint64_t entry = 0; entry < marks_[table].size(); ++entry) {
+      const auto record = index.at({table, entry});
+      if (marks_[table][entry] || !record || !leaving.contains(record->second.pack)) continue;
+      const auto place = index.place_of(record->first);
+      if (!place || place->table >= marks_.size() || !marks_[place->table][place->entry]) continue;
+      const auto other = index.at(*place);
+      if (!other || leaving.contains(other->second.pack)) continue;
+      check_stop(stop);
+      if (chunks_.is_good(record->first, other->second)) continue;
+      static_cast<void>(index.distrust(other->second.pack, {&record->first, 1}));
+      marks_[table][entry] = true;
+    }
+}
+
 /// What is needed of these packs, by pack.
 std::map<PackId, std::vector<ChunkId>> Pruner::needed_of(const std::vector<PackId>& packs) {
   std::map<PackId, std::vector<ChunkId>> needed;
@@ -247,6 +267,7 @@ ReclaimResult Pruner::run(const ReclaimOptions& options) {
     write_waits(store, dooms.back(), now);
     before.insert(now.begin(), now.end());
   }
+  vouch_for_copies(chosen, options.stop);
   std::map<PackId, std::vector<ChunkId>> needed = needed_of(chosen);
   if (!wait_for(before, options, result)) {
     result.packs_waiting = std::exchange(result.packs_deleted, 0);

@@ -51,6 +51,7 @@ class Pruner {
   void mark(ReclaimResult& result, const std::stop_token& stop);
   void count();
   [[nodiscard]] std::vector<PackId> candidates(const ReclaimOptions& options, ReclaimResult& result);
+  void vouch_for_copies(const std::vector<PackId>& packs, const std::stop_token& stop);
   [[nodiscard]] std::map<PackId, std::vector<ChunkId>> needed_of(const std::vector<PackId>& packs);
   [[nodiscard]] std::set<std::string> others(const std::stop_token& stop);
   [[nodiscard]] bool wait_for(const std::set<std::string>& before, const ReclaimOptions& options,

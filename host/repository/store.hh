@@ -79,6 +79,8 @@ class Store {
   /// Everything below "prefix/", in no order; empty when there is nothing.
   [[nodiscard]] virtual std::vector<ObjectInfo> list(std::string_view prefix) = 0;
   [[nodiscard]] virtual bool exists(const std::string& name) = 0;
+  /// Whether we may delete what others have written.
+  [[nodiscard]] virtual bool may_remove() const { return true; }
   /// Deletes it; no error when it is gone already.
   virtual void remove(const std::string& name) = 0;
 
@@ -100,7 +102,8 @@ enum class StoreAccess {
   write,
 };
 
-/// Opens the store that the url names: a path, or file://path. Throws ConfigError.
+/// Opens the store that the url names: a path, file://path, or ssh://[user@]host[:port]/path. Throws ConfigError,
+/// Unreachable.
 [[nodiscard]] std::unique_ptr<Store> open_store(std::string_view url, StoreAccess access);
 
 }  // namespace stillpoint

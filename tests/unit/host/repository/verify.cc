@@ -114,6 +114,28 @@ TEST_CASE("a chunk that is stored twice survives the damage of one copy") {
   CHECK(sample.reads());
 }
 
+TEST_CASE("of a chunk that is stored twice prune keeps a copy that it has read") {
+  const Quiet quiet;
+  for (const std::size_t rotten : {0U, 1U}) {
+    CAPTURE(rotten);
+    const Sample sample(5 * small_chunks + 100, 0);
+    const fs::path first = only_file(sample.root() / "packs");
+    const fs::path aside = sample.scratch.path() / "aside";
+    fs::rename(first, aside);
+    store_again(sample);
+    fs::rename(aside, first);
+    const std::vector<fs::path> packs = files_below(sample.root() / "packs");
+    REQUIRE(packs.size() == 2);
+    // Nobody has looked since.
+    flip(packs[rotten], first_payload + 10, std::byte{1});
+    for (const fs::path& pack : packs)
+      fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+    static_cast<void>(Repository(sample.scratch.repository(), Repository::Mode::write).reclaim({}));
+    CHECK(sample.reads());
+    CHECK(verify(sample, 100).damaged.empty());
+  }
+}
+
 TEST_CASE("a pack that is cut short or gone is noticed at once, and stored again") {
   const Quiet quiet;
   for (const int part : {0, 1, 2}) {

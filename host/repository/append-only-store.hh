@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/repository/store.hh"
+
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+namespace stillpoint {
+
+/// A store for whoever may add still points and read them, and delete nothing: what keeps old still points from an
+/// intruder on a hypervisor. It refuses to delete anything but the writer's own lease, to write what would make a prune
+/// delete, and to date a still point otherwise than now. Enforced where the store is served, not by the writer.
+class AppendOnlyStore : public Store {
+ public:
+  explicit AppendOnlyStore(std::unique_ptr<Store> store);
+
+  [[nodiscard]] const std::string& url() const override { return store_->url(); }
+  [[nodiscard]] bool may_remove() const override { return false; }
+  [[nodiscard]] std::unique_ptr<ObjectWriter> writer(std::string name) override;
+  [[nodiscard]] std::unique_ptr<ObjectReader> reader(const std::string& name) override { return store_->reader(name); }
+  [[nodiscard]] std::unique_ptr<ObjectView> view(const std::string& name) override { return store_->view(name); }
+  [[nodiscard]] std::vector<ObjectInfo> list(std::string_view prefix) override { return store_->list(prefix); }
+  [[nodiscard]] bool exists(const std::string& name) override { return store_->exists(name); }
+  void remove(const std::string& name) override;
+  [[nodiscard]] std::chrono::seconds visibility() const override { return store_->visibility(); }
+  void work_under(std::string_view lease) override { store_->work_under(lease); }
+  void drop_unfinished(std::string_view lease) override;
+  [[nodiscard]] std::unique_ptr<StoreLock> try_lock(const std::string& name) override { return store_->try_lock(name); }
+
+ private:
+  std::unique_ptr<Store> store_;
+  std::mutex mutex_;
+  std::set<std::string> own_leases_;  ///< objects that were written through this store
+};
+
+}  // namespace stillpoint
