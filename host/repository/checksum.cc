@@ -5,6 +5,9 @@
 #include "common/errors.hh"
 #include "host/repository/sha256.hh"
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 #include <isa-l/crc.h>
 #include <isa-l/mem_routines.h>
 #include <openssl/core_names.h>
@@ -32,8 +35,24 @@ std::uint32_t crc32c(std::span<const std::byte> bytes) noexcept {
   return ~crc;
 }
 
+#ifdef __x86_64__
+namespace {
+
+/// The library leaves the upper halves of the vector registers dirty, with which SHA instructions, OpenSSL's too, take
+/// half as long again (measured with libisal 2.30 on an EPYC).
+[[gnu::target("avx")]] void clean_registers() noexcept {
+  _mm256_zeroupper();
+}
+
+}  // namespace
+#endif
+
 bool is_zero(std::span<const std::byte> bytes) noexcept {
-  return bytes.empty() || ::isal_zero_detect(const_cast<std::byte*>(bytes.data()), bytes.size()) == 0;
+  const bool zero = bytes.empty() || ::isal_zero_detect(const_cast<std::byte*>(bytes.data()), bytes.size()) == 0;
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx") != 0) clean_registers();
+#endif
+  return zero;
 }
 
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/chunk-decoder.hh"
 
-#include <algorithm>
+#include <cstring>
 
 namespace stillpoint {
 
@@ -22,7 +22,7 @@ const char* ChunkDecoder::decode(const RecordHeader& header, std::span<const std
     stored = opened_;
   }
   if (header.codec == Codec::raw)
-    std::ranges::copy(stored, plain.begin());
+    std::memcpy(plain.data(), stored.data(), plain.size());
   else if (ZSTD_decompressDCtx(decompressor_.get(), plain.data(), plain.size(), stored.data(), stored.size()) !=
            plain.size())
     return "its compressed bytes are damaged";

@@ -9,8 +9,8 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
-#define WITH_SHA [[gnu::target("sha,sse4.1")]]
-#define WITH_SHA_INLINE [[gnu::target("sha,sse4.1"), gnu::always_inline]] inline
+#define WITH_SHA [[gnu::target("sha,avx")]]
+#define WITH_SHA_INLINE [[gnu::target("sha,avx"), gnu::always_inline]] inline
 #else
 #include <exception>
 #endif
@@ -152,7 +152,7 @@ bool available() noexcept {
     unsigned c = 0;
     unsigned d = 0;
     constexpr unsigned sha_bit = 1U << 29;
-    return __builtin_cpu_supports("sse4.1") != 0 && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & sha_bit) != 0;
+    return __builtin_cpu_supports("avx") != 0 && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & sha_bit) != 0;
   }();
   return found;
 }
