@@ -17,7 +17,7 @@ namespace stillpoint {
 
 namespace {
 
-struct Options {
+struct BackupOptions {
   BackupRequest request;
   std::string require;
   std::string max_freeze;
@@ -27,7 +27,7 @@ struct Options {
   bool no_dumps = false;
 };
 
-void complete(BackupRequest& request, const Options& options, const Invocation& invocation) {
+void complete(BackupRequest& request, const BackupOptions& options, const Invocation& invocation) {
   request.uri = invocation.libvirt_uri;
   request.trees = !options.no_trees;
   request.dumps = !options.no_dumps;
@@ -45,7 +45,7 @@ void complete(BackupRequest& request, const Options& options, const Invocation& 
     throw UsageError("--disk-image and a choice of a domain's disks do not go together");
 }
 
-ExitCode back_up(const Options& options, const Invocation& invocation) {
+ExitCode back_up(const BackupOptions& options, const Invocation& invocation) {
   BackupRequest request = options.request;
   complete(request, options, invocation);
   Repository repository = invocation.open(Repository::Mode::write);
@@ -61,7 +61,7 @@ ExitCode back_up(const Options& options, const Invocation& invocation) {
 }  // namespace
 
 RunVerb add_backup(CLI::App& parser) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<BackupOptions>();
   BackupRequest& request = options->request;
   parser.add_option("DOMAIN", request.domain, "the domain's name; with --disk-image, the name for the still point")
       ->required();

@@ -20,7 +20,7 @@ namespace stillpoint {
 
 namespace {
 
-struct Options {
+struct DumpOptions {
   std::string name;
   std::string database;
   std::string to;
@@ -53,7 +53,7 @@ void write_dump(Repository& repository, const DumpRecord& dump, CaptureProgress&
   });
 }
 
-ExitCode dump(const Options& options, const Invocation& invocation) {
+ExitCode dump(const DumpOptions& options, const Invocation& invocation) {
   Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
   if (options.database.empty()) {
@@ -83,7 +83,7 @@ ExitCode dump(const Options& options, const Invocation& invocation) {
 }  // namespace
 
 RunVerb add_dump(CLI::App& parser) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<DumpOptions>();
   parser.add_option("NAME", options->name, "a still point, DOMAIN@latest or DOMAIN")->required();
   parser.add_option("DATABASE", options->database,
                     "a dump, as it is listed without this, or a database's own name where only one has it");

@@ -24,7 +24,7 @@ namespace stillpoint {
 
 namespace {
 
-struct Options {
+struct FilesOptions {
   std::string file;
   std::string target = ".";
 };
@@ -81,7 +81,7 @@ void list_file_systems(GuestFiles& files, const Invocation& invocation) {
     print_result(table.text());
 }
 
-ExitCode ls(const Options& options, const Invocation& invocation) {
+ExitCode ls(const FilesOptions& options, const Invocation& invocation) {
   const FileName name = parse_file_name(options.file);
   Opened opened(invocation, name);
   if (name.path.empty()) {
@@ -119,7 +119,7 @@ void write_zeros(std::uint64_t length, const std::stop_token& stop) {
   }
 }
 
-ExitCode cat(const Options& options, const Invocation& invocation) {
+ExitCode cat(const FilesOptions& options, const Invocation& invocation) {
   if (invocation.json)
     throw UsageError("--json and a file cannot share standard output", "leave --json out, or use 'files cp'");
   const FileName name = parse_file_name(options.file);
@@ -139,7 +139,7 @@ ExitCode cat(const Options& options, const Invocation& invocation) {
   return ExitCode::success;
 }
 
-ExitCode cp(const Options& options, const Invocation& invocation) {
+ExitCode cp(const FilesOptions& options, const Invocation& invocation) {
   if (options.target == "-") return cat(options, invocation);
   const FileName name = parse_file_name(options.file);
   if (name.path.empty())
@@ -169,13 +169,13 @@ ExitCode cp(const Options& options, const Invocation& invocation) {
 }  // namespace
 
 RunVerb add_files(CLI::App& parser) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<FilesOptions>();
   const char* file = "NAME:/PATH in the guest, or NAME:FILESYSTEM:/PATH";
   parser.require_subcommand(1);
   const auto add = [&](const char* verb, const char* summary) {
     CLI::App* sub = parser.add_subcommand(verb, summary);
     sub->fallthrough();
-    sub->footer("Options of every verb: stillpoint --help");
+    sub->footer("FilesOptions of every verb: stillpoint --help");
     return sub;
   };
   CLI::App* const list = add("ls", "list a directory, or the file systems of a still point");

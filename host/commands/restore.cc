@@ -19,7 +19,7 @@ namespace stillpoint {
 
 namespace {
 
-struct Options {
+struct RestoreOptions {
   std::string name;
   std::string disk;
   std::string to;
@@ -38,14 +38,14 @@ const DiskRecord& disk_of(const Manifest& manifest, const std::string& target) {
   throw NotFound(fmt::format("{} has no disk '{}'", manifest.name, target), "its disks are " + there);
 }
 
-std::string format_of(const Options& options, const DiskRecord& record, bool stream) {
+std::string format_of(const RestoreOptions& options, const DiskRecord& record, bool stream) {
   if (stream && options.format == "qcow2")
     throw UsageError("qcow2 cannot be written to a stream", "use --format raw, or name a file");
   if (!options.format.empty()) return options.format;
   return record.format == "qcow2" && !stream ? "qcow2" : "raw";
 }
 
-ExitCode restore(const Options& options, const Invocation& invocation) {
+ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
   Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
   const DiskRecord& record = disk_of(manifest, options.disk);
@@ -86,7 +86,7 @@ ExitCode restore(const Options& options, const Invocation& invocation) {
 }  // namespace
 
 RunVerb add_restore(CLI::App& parser) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<RestoreOptions>();
   parser.add_option("NAME", options->name, "a still point, DOMAIN@latest or DOMAIN")->required();
   parser.add_option("--disk", options->disk, "the disk, as 'stillpoint show' names it")->type_name("vda")->required();
   parser

@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::chrono::seconds thaw_limit{60};
 
-struct Options {
+struct ThawOptions {
   std::string domain;
   bool force = false;
 };
@@ -32,7 +32,7 @@ std::uint64_t thaw_domain(const Domain& domain, bool force) {
   return outcome.count;
 }
 
-ExitCode thaw(const Options& options, const Invocation& invocation) {
+ExitCode thaw(const ThawOptions& options, const Invocation& invocation) {
   Connection libvirt(invocation.libvirt_uri);
   const Domain domain = libvirt.domain(options.domain);
   const std::uint64_t count = thaw_domain(domain, options.force);
@@ -48,7 +48,7 @@ ExitCode thaw(const Options& options, const Invocation& invocation) {
 }  // namespace
 
 RunVerb add_thaw(CLI::App& parser) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ThawOptions>();
   parser.add_option("DOMAIN", options->domain, "the domain's name")->required();
   parser.add_flag("--force", options->force, "thaw whatever the guest says: a restarted qemu-ga has forgotten");
   return [options](const Invocation& invocation) { return thaw(*options, invocation); };

@@ -18,13 +18,13 @@ namespace stillpoint {
 namespace {
 
 /// Read at once; longer than the longest record.
-constexpr std::size_t window_bytes = 8 << 20;
-static_assert(window_bytes > record_header_bytes + max_chunk_bytes + sealed_record_bytes + record_alignment);
+constexpr std::size_t check_window_bytes = 8 << 20;
+static_assert(check_window_bytes > record_header_bytes + max_chunk_bytes + sealed_record_bytes + record_alignment);
 
 /// What reading a pack needs.
 struct Workspace {
   explicit Workspace(const RepositoryKeys* keys) : decoder(keys), hash(hasher_for(keys)) {}
-  std::vector<std::byte> window = std::vector<std::byte>(window_bytes);
+  std::vector<std::byte> window = std::vector<std::byte>(check_window_bytes);
   std::array<std::vector<std::byte>, 2> plain;
   ChunkDecoder decoder;
   ChunkHasher hash;
@@ -67,7 +67,7 @@ class Check {
       if (offset + length > pack_.size()) return {};
       start_ = offset;
       filled_ = 0;
-      const std::size_t wanted = std::min<std::uint64_t>(window_bytes, pack_.size() - offset);
+      const std::size_t wanted = std::min<std::uint64_t>(check_window_bytes, pack_.size() - offset);
       try {
         pack_.read(offset, std::span(workspace_.window).first(wanted));
         filled_ = wanted;

@@ -28,7 +28,7 @@
 
 namespace stillpoint {
 
-namespace request = wire::request;
+namespace request = store_wire::request;
 
 namespace {
 
@@ -75,8 +75,8 @@ Program connector(const RemoteAddress& address) {
 }
 
 [[noreturn]] void throw_answer(const Json& head) {
-  const std::string message = json_string(head, "message", wire::max_head_bytes);
-  const std::string hint = json_string_or(head, "hint", "", wire::max_head_bytes);
+  const std::string message = json_string(head, "message", store_wire::max_head_bytes);
+  const std::string hint = json_string_or(head, "hint", "", store_wire::max_head_bytes);
   switch (static_cast<ExitCode>(json_uint(head, "error", 255))) {
     case ExitCode::configuration:
       throw ConfigError(message, hint);
@@ -173,7 +173,7 @@ class RemoteStore::Connection {
   }
 
   /// Sends a request and waits for its answer. Throws what the other side had to say.
-  wire::Message ask(std::string_view what, Json fields) {
+  store_wire::Message ask(std::string_view what, Json fields) {
     const std::uint64_t number = new_number();
     Json head{{"do", what}, {"call", number}};
     head.update(fields);
@@ -184,13 +184,13 @@ class RemoteStore::Connection {
     tell(head);
     std::unique_lock lock(mutex_);
     const auto answered = [&] { return failure_ || waiting_[number].complete; };
-    while (!answered() && SteadyClock::now() < heard_ + wire::patience)
-      changed_.wait_until(lock, heard_ + wire::patience);
+    while (!answered() && SteadyClock::now() < heard_ + store_wire::patience)
+      changed_.wait_until(lock, heard_ + store_wire::patience);
     Answer answer = std::move(waiting_[number]);
     waiting_.erase(number);
     if (!answer.complete) {
       if (failure_) std::rethrow_exception(failure_);
-      throw Unreachable(fmt::format("{} gives no answer for {} s", host_, wire::patience.count()),
+      throw Unreachable(fmt::format("{} gives no answer for {} s", host_, store_wire::patience.count()),
                         "look at that machine and at the network, then try again");
     }
     if (answer.message.head.contains("error")) throw_answer(answer.message.head);
@@ -199,13 +199,13 @@ class RemoteStore::Connection {
 
  private:
   struct Answer {
-    wire::Message message;
+    store_wire::Message message;
     bool complete = false;
   };
 
   void receive() noexcept {
     try {
-      while (std::optional<wire::Message> message = channel_->receive())
+      while (std::optional<store_wire::Message> message = channel_->receive())
         take(std::move(*message));
       fail("");
     } catch (const std::exception& error) {
@@ -213,7 +213,7 @@ class RemoteStore::Connection {
     }
   }
 
-  void take(wire::Message message) {
+  void take(store_wire::Message message) {
     const std::scoped_lock lock(mutex_);
     heard_ = SteadyClock::now();
     const auto found = waiting_.find(json_uint(message.head, "call"));
@@ -250,7 +250,7 @@ class RemoteStore::Connection {
   std::string host_;
   UniqueFd ours_;
   RunningProgram program_;
-  std::optional<wire::Channel> channel_;
+  std::optional<store_wire::Channel> channel_;
   std::atomic<std::uint64_t> numbers_{0};
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -279,7 +279,7 @@ class RemoteStore::Writer : public ObjectWriter {
 
   void append(std::span<const std::byte> bytes) override {
     while (!bytes.empty()) {
-      const auto part = bytes.first(std::min(bytes.size(), wire::max_body_bytes));
+      const auto part = bytes.first(std::min(bytes.size(), store_wire::max_body_bytes));
       connection_->tell({{"do", request::append}, {"object", number_}}, part);
       bytes = bytes.subspan(part.size());
     }
@@ -315,8 +315,8 @@ class RemoteStore::Reader : public ObjectReader {
   [[nodiscard]] std::uint64_t size() const override { return size_; }
   void read(std::uint64_t offset, std::span<std::byte> buffer) override {
     while (!buffer.empty()) {
-      const std::size_t length = std::min(buffer.size(), wire::max_body_bytes);
-      const wire::Message answer =
+      const std::size_t length = std::min(buffer.size(), store_wire::max_body_bytes);
+      const store_wire::Message answer =
           connection_->ask(request::read, {{"object", number_}, {"offset", offset}, {"length", length}});
       if (answer.body.size() != length) throw ProtocolError("the store's answer is of another length than asked for");
       std::memcpy(buffer.data(), answer.body.data(), length);
@@ -354,7 +354,8 @@ RemoteStore::RemoteStore(const RemoteAddress& address, StoreAccess access)
     : url_(fmt::format("ssh://{}{}", address.host, address.path)), connection_(std::make_shared<Connection>(address)) {
   const char* word = access == StoreAccess::create ? "create" : access == StoreAccess::write ? "write" : "read";
   const Json head =
-      connection_->ask(request::hello, {{"version", wire::version}, {"path", address.path}, {"access", word}}).head;
+      connection_->ask(request::hello, {{"version", store_wire::version}, {"path", address.path}, {"access", word}})
+          .head;
   visibility_ = std::chrono::seconds(json_uint(head, "visibility", 3600));
   append_only_ = json_bool(head, "append_only");
 }
@@ -377,7 +378,7 @@ std::unique_ptr<ObjectView> RemoteStore::view(const std::string& name) {
 }
 
 std::vector<ObjectInfo> RemoteStore::list(std::string_view prefix) {
-  const wire::Message answer = connection_->ask(request::list, {{"prefix", prefix}});
+  const store_wire::Message answer = connection_->ask(request::list, {{"prefix", prefix}});
   std::vector<ObjectInfo> objects;
   std::string_view rest = as_text(answer.body);
   const auto number = [&rest] {
@@ -419,7 +420,7 @@ void RemoteStore::drop_unfinished(std::string_view lease) {
 
 std::unique_ptr<StoreLock> RemoteStore::try_lock(const std::string& name) {
   const std::uint64_t number = connection_->new_number();
-  const wire::Message answer = connection_->ask(request::lock, {{"object", number}, {"name", name}});
+  const store_wire::Message answer = connection_->ask(request::lock, {{"object", number}, {"name", name}});
   if (!json_bool(answer.head, "locked")) return nullptr;
   return std::make_unique<Lock>(connection_, number);
 }

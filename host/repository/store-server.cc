@@ -23,7 +23,7 @@ namespace stillpoint {
 
 namespace {
 
-namespace request = wire::request;
+namespace request = store_wire::request;
 
 /// More than any client of ours has open at once.
 constexpr std::size_t most_open = 1024;
@@ -55,19 +55,19 @@ struct Writing {
 
 class Server {
  public:
-  Server(wire::Channel& channel, const StoreServerOptions& options) : channel_(channel), options_(options) {}
+  Server(store_wire::Channel& channel, const StoreServerOptions& options) : channel_(channel), options_(options) {}
 
   void run() {
-    while (const std::optional<wire::Message> message = channel_.receive())
+    while (const std::optional<store_wire::Message> message = channel_.receive())
       serve(*message);
   }
 
  private:
-  void serve(const wire::Message& message);
+  void serve(const store_wire::Message& message);
   void open_store(const Json& head);
-  Json answer(std::string_view what, const wire::Message& message, std::vector<std::byte>& body);
+  Json answer(std::string_view what, const store_wire::Message& message, std::vector<std::byte>& body);
   void begin_writing(const Json& head);
-  void append(const wire::Message& message);
+  void append(const store_wire::Message& message);
   void commit(std::uint64_t number);
   void list(std::uint64_t call, const std::string& prefix);
   Store& store() {
@@ -84,7 +84,7 @@ class Server {
     return it->second;
   }
 
-  wire::Channel& channel_;
+  store_wire::Channel& channel_;
   const StoreServerOptions& options_;
   std::unique_ptr<Store> store_;
   std::map<std::uint64_t, Writing> writing_;
@@ -92,7 +92,7 @@ class Server {
   std::map<std::uint64_t, std::unique_ptr<StoreLock>> locks_;
 };
 
-void Server::serve(const wire::Message& message) {
+void Server::serve(const store_wire::Message& message) {
   const std::string what = json_string(message.head, "do", 64);
   if (what == request::write) return begin_writing(message.head);
   if (what == request::append) return append(message);
@@ -118,7 +118,7 @@ void Server::serve(const wire::Message& message) {
   }
 }
 
-Json Server::answer(std::string_view what, const wire::Message& message, std::vector<std::byte>& body) {
+Json Server::answer(std::string_view what, const store_wire::Message& message, std::vector<std::byte>& body) {
   const Json& head = message.head;
   if (what == request::hello) {
     open_store(head);
@@ -133,7 +133,7 @@ Json Server::answer(std::string_view what, const wire::Message& message, std::ve
   } else if (what == request::read) {
     const auto found = reading_.find(number());
     if (found == reading_.end()) throw ProtocolError("an object is read that is not open");
-    body.resize(json_uint(head, "length", wire::max_body_bytes));
+    body.resize(json_uint(head, "length", store_wire::max_body_bytes));
     found->second->read(json_uint(head, "offset"), body);
   } else if (what == request::exists) {
     return {{"exists", store().exists(name_of(head, "name"))}};
@@ -158,7 +158,7 @@ Json Server::answer(std::string_view what, const wire::Message& message, std::ve
 
 void Server::open_store(const Json& head) {
   if (store_) throw ProtocolError("a second greeting");
-  if (json_uint(head, "version") != wire::version)
+  if (json_uint(head, "version") != store_wire::version)
     throw ConfigError("the repository's machine speaks another version of the store's protocol",
                       "install the same version of stillpoint on both");
   const std::string access = json_string(head, "access", 16);
@@ -190,7 +190,7 @@ void Server::begin_writing(const Json& head) {
   }
 }
 
-void Server::append(const wire::Message& message) {
+void Server::append(const store_wire::Message& message) {
   const auto found = writing_.find(json_uint(message.head, "object"));
   if (found == writing_.end()) throw ProtocolError("an object is written that was not begun");
   Writing& writing = found->second;
@@ -223,7 +223,7 @@ void Server::list(std::uint64_t call, const std::string& prefix) {
     // Whatever lies in the directory: a name that cannot be told apart from the next one is no object's.
     if (object.name.find('\n') != std::string::npos) continue;
     page += fmt::format("{} {} {}\n", object.size, modified.count(), object.name);
-    if (page.size() > wire::max_body_bytes / 2) send(true);
+    if (page.size() > store_wire::max_body_bytes / 2) send(true);
   }
   send(false);
 }
@@ -231,7 +231,7 @@ void Server::list(std::uint64_t call, const std::string& prefix) {
 }  // namespace
 
 void serve_store(int in, int out, const StoreServerOptions& options, std::stop_token stop) {
-  wire::Channel channel(in, out, std::move(stop));
+  store_wire::Channel channel(in, out, std::move(stop));
   Server(channel, options).run();
 }
 

@@ -15,7 +15,7 @@
 #include <cerrno>
 #include <stdexcept>
 
-namespace stillpoint::wire {
+namespace stillpoint::store_wire {
 
 namespace {
 
@@ -122,4 +122,4 @@ std::optional<Message> Channel::receive() {
   return message;
 }
 
-}  // namespace stillpoint::wire
+}  // namespace stillpoint::store_wire

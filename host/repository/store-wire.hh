@@ -13,7 +13,7 @@
 #include <vector>
 
 /// How a store is spoken to over a stream of bytes (docs/store-protocol.md): messages of a JSON object and of bytes.
-namespace stillpoint::wire {
+namespace stillpoint::store_wire {
 
 inline constexpr std::uint64_t version = 1;
 inline constexpr std::size_t max_head_bytes = 64 << 10;
@@ -69,4 +69,4 @@ class Channel {
   std::mutex sending_;
 };
 
-}  // namespace stillpoint::wire
+}  // namespace stillpoint::store_wire

@@ -16,9 +16,9 @@ using namespace stillpoint::test;
 
 namespace {
 
-class MemoryDisk : public BlockReader {
+class BytesDisk : public BlockReader {
  public:
-  explicit MemoryDisk(std::vector<std::byte> content) : bytes(std::move(content)) {}
+  explicit BytesDisk(std::vector<std::byte> content) : bytes(std::move(content)) {}
   [[nodiscard]] std::uint64_t size() const override { return bytes.size(); }
   void pread(std::span<std::byte> buffer, std::uint64_t offset) override {
     REQUIRE(offset + buffer.size() <= bytes.size());
@@ -79,7 +79,7 @@ TEST_CASE("a damaged file system ends the reading and nothing else") {
     const std::vector<std::byte> good = read_whole(scratch / "image");
     const std::vector<std::size_t> blocks = metadata_blocks(good);
     for (int round = 0; round < 75; ++round) {
-      MemoryDisk disk(good);
+      BytesDisk disk(good);
       for (std::size_t hits = 1 + random() % 30; hits > 0; --hits) {
         const std::size_t at = blocks[random() % blocks.size()] + random() % 1024;
         switch (random() % 3) {
@@ -170,7 +170,7 @@ TEST_CASE("a worker that breaks the rules is not believed") {
 TEST_CASE("a tree is written below its target only, whatever the entries say") {
   const Scratch scratch;
   scratch.run("mkdir outside; echo safe > outside/file");
-  MemoryDisk disk(std::vector<std::byte>(4096));
+  BytesDisk disk(std::vector<std::byte>(4096));
   const auto write = [&](const std::vector<TreeEntry>& entries) {
     TreeWriter writer(scratch / "tree", std::nullopt, disk);
     for (const TreeEntry& entry : entries)
