@@ -217,6 +217,10 @@ int RunningProgram::reap() noexcept {
   return reap_child(std::exchange(pid_, -1), 0);
 }
 
+void RunningProgram::ask_to_end() const noexcept {
+  if (pid_ > 0) ::kill(-pid_, SIGTERM);
+}
+
 int RunningProgram::end_group() noexcept {
   if (pid_ <= 0) return unknown_status;
   ::kill(-pid_, SIGKILL);

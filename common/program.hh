@@ -96,6 +96,8 @@ class RunningProgram {
   [[nodiscard]] int status() const noexcept;
   /// After wait(): reaps the leader, and leaves what it has left behind. Its wait status.
   [[nodiscard]] int reap() noexcept;
+  /// SIGTERM to the whole group, for one that has something to put away: wait() follows.
+  void ask_to_end() const noexcept;
   /// Kills the whole group, waits at most 2 s for the leader, and reaps it. Its wait status. Idempotent.
   int end_group() noexcept;
 

@@ -16,6 +16,8 @@ constexpr std::array verbs{
     stillpoint::Verb{"restore", "write a disk into a new image", stillpoint::add_restore},
     stillpoint::Verb{"dump", "list the database dumps of a still point, or read one", stillpoint::add_dump},
     stillpoint::Verb{"files", "list, read and copy files of a still point", stillpoint::add_files},
+    stillpoint::Verb{"serve", "serve a disk by NBD, without restoring it", stillpoint::add_serve},
+    stillpoint::Verb{"boot", "start a new domain on a still point, without restoring it", stillpoint::add_boot},
     stillpoint::Verb{"verify", "check that what is stored can be given back", stillpoint::add_verify},
     stillpoint::Verb{"prune", "delete old still points by rules, and reclaim space", stillpoint::add_prune},
     stillpoint::Verb{"delete", "delete still points by name", stillpoint::add_delete},

@@ -14,8 +14,12 @@ const std::string& Invocation::repository() const {
   return repository_url;
 }
 
-Repository Invocation::open(Repository::Mode mode) const {
-  Repository opened(repository(), mode, [this] { return find_key(key_file, stop); });
+Repository Invocation::open(Repository::Mode mode, std::optional<KeySource>* used) const {
+  Repository opened(repository(), mode, [this, used] {
+    KeySource key = find_key(key_file, stop);
+    if (used != nullptr) *used = key;
+    return key;
+  });
   // Whoever gives a key means to encrypt: a configuration that somebody has changed must not talk him out of it.
   if (!opened.encrypted() && key_is_meant)
     throw ConfigError(fmt::format("a key is given, and the repository {} is not encrypted", repository()),

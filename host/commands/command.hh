@@ -7,6 +7,7 @@
 #include "host/repository/repository.hh"
 
 #include <functional>
+#include <optional>
 #include <stop_token>
 #include <string>
 
@@ -30,8 +31,9 @@ struct Invocation {
 
   /// Throws UsageError that says how to name one.
   [[nodiscard]] const std::string& repository() const;
-  /// Opens it, with its key when it is encrypted. Throws UsageError, ConfigError.
-  [[nodiscard]] Repository open(Repository::Mode mode) const;
+  /// Opens it, with its key when it is encrypted; `used`: that key, for a program that opens it too. Throws UsageError,
+  /// ConfigError.
+  [[nodiscard]] Repository open(Repository::Mode mode, std::optional<KeySource>* used = nullptr) const;
 };
 
 /// Runs the verb with what its options were parsed to. Results go to stdout; what is wrong is thrown. The code is
@@ -61,6 +63,8 @@ struct Verb {
 [[nodiscard]] RunVerb add_unprotect(CLI::App& parser);
 [[nodiscard]] RunVerb add_key(CLI::App& parser);
 [[nodiscard]] RunVerb add_index(CLI::App& parser);
+[[nodiscard]] RunVerb add_boot(CLI::App& parser);
+[[nodiscard]] RunVerb add_serve(CLI::App& parser);
 [[nodiscard]] RunVerb add_store(CLI::App& parser);
 [[nodiscard]] RunVerb add_thaw(CLI::App& parser);
 

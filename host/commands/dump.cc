@@ -8,13 +8,17 @@
 #include "host/commands/table.hh"
 #include "host/commands/watched-progress.hh"
 #include "host/repository/repository.hh"
+#include "host/restore/dump-filter.hh"
+#include "host/restore/dump-loader.hh"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <vector>
 
 namespace stillpoint {
 
@@ -24,6 +28,8 @@ struct DumpOptions {
   std::string name;
   std::string database;
   std::string to;
+  std::string into;
+  std::vector<std::string> tables;
   bool overwrite = false;
 };
 
@@ -53,28 +59,109 @@ void write_dump(Repository& repository, const DumpRecord& dump, CaptureProgress&
   });
 }
 
+bool is_postgresql(const DumpRecord& dump) {
+  return dump.name.starts_with("postgresql/");
+}
+
+/// What there is to choose a table from: PostgreSQL's and MySQL's dumps have tables, others' are files.
+void check_engine(const DumpRecord& dump, std::string_view wish) {
+  if (!is_postgresql(dump) && !dump.name.starts_with("mariadb/") && !dump.name.starts_with("mysql/"))
+    throw UsageError(fmt::format("{} is no dump of PostgreSQL, MariaDB or MySQL, so {} means nothing to it",
+                                 printable(dump.name), wish),
+                     "write it to a file with --to");
+}
+
+std::unique_ptr<DumpFilter> filter_for(const DumpRecord& dump, const DumpOptions& options, DumpSink sink) {
+  if (is_postgresql(dump))
+    return options.tables.empty() ? postgresql_filter(std::move(sink))
+                                  : postgresql_table_filter(options.tables, std::move(sink));
+  return options.tables.empty() ? mysql_database_filter(std::move(sink))
+                                : mysql_table_filter(options.tables, std::move(sink));
+}
+
+/// The roles that the dump's statements name and the server lacks. Those that it has are as they are: their passwords
+/// and rights are its own.
+void load_roles(Repository& repository, const Manifest& manifest, const DumpRecord& dump, DumpDestination& destination,
+                const Invocation& invocation) {
+  const std::string instance = dump.name.substr(0, dump.name.rfind('/'));
+  const auto globals =
+      std::ranges::find_if(manifest.dumps, [&](const DumpRecord& d) { return d.name == instance + "/@globals"; });
+  if (globals == manifest.dumps.end() || !globals->failure.empty()) return;
+  const std::unique_ptr<DumpLoading> loading = destination.load(invocation.stop);
+  const auto filter =
+      missing_roles_filter(destination.roles(), [&](std::span<const std::byte> bytes) { loading->write(bytes); });
+  repository.read_dump(globals->map, [&](std::span<const std::byte> bytes) { filter->write(bytes); });
+  filter->finish();
+  loading->finish();
+}
+
+ExitCode load(Repository& repository, const Manifest& manifest, const DumpRecord& dump, const DumpOptions& options,
+              const Invocation& invocation) {
+  check_engine(dump, "--into");
+  const std::unique_ptr<DumpDestination> destination =
+      is_postgresql(dump) ? postgresql_destination(options.into) : mysql_destination(options.into);
+  if (const std::uint64_t there = destination->tables(options.tables); there > 0)
+    throw UsageError(options.tables.empty()
+                         ? fmt::format("'{}' is not empty: it has {} tables", printable(options.into), there)
+                         : fmt::format("'{}' has a table of that name already", printable(options.into)),
+                     "name a database that was just created, and look at what is there before you replace it");
+  {
+    Progress progress(invocation.progress, STDERR_FILENO);
+    WatchedProgress watched(progress.line(dump.name), invocation.stop, "stopped while a dump was loaded");
+    if (is_postgresql(dump)) load_roles(repository, manifest, dump, *destination, invocation);
+    const std::unique_ptr<DumpLoading> loading = destination->load(invocation.stop);
+    const auto filter = filter_for(dump, options, [&](std::span<const std::byte> bytes) { loading->write(bytes); });
+    write_dump(repository, dump, watched, [&](std::span<const std::byte> bytes) { filter->write(bytes); });
+    filter->finish();
+    loading->finish();
+  }
+  const DatabaseReport* database = database_of(manifest, dump.name);
+  const Json position = database != nullptr ? Json(database->position) : Json::object();
+  if (invocation.json) {
+    print_json({{"name", manifest.name}, {"dump", dump.name}, {"into", options.into}, {"position", position}});
+  } else {
+    print_result(fmt::format("loaded {} of {} into {}\n", printable(dump.name), printable(manifest.name),
+                             printable(options.into)));
+    for (const auto& [key, value] : position.items())
+      print_result(fmt::format("  {} of this instant: {}\n", printable(key),
+                               printable(value.is_string() ? value.get<std::string>() : dump_json(value))));
+  }
+  return ExitCode::success;
+}
+
 ExitCode dump(const DumpOptions& options, const Invocation& invocation) {
+  if (!options.to.empty() && !options.into.empty())
+    throw UsageError("--to and --into cannot both be meant", "name a file or a database");
   Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
   if (options.database.empty()) {
+    if (!options.into.empty() || !options.to.empty() || !options.tables.empty())
+      throw UsageError("which dump is not said", fmt::format("'stillpoint dump {}' lists them", manifest.name));
     list_dumps(manifest, invocation);
     return ExitCode::success;
   }
+  const DumpRecord& chosen = choose_dump(manifest, options.database);
+  if (!options.into.empty()) return load(repository, manifest, chosen, options, invocation);
   if (options.to.empty() && invocation.json)
     throw UsageError("--json and a dump cannot share standard output", "write the dump to a file with --to");
-  const DumpRecord& chosen = choose_dump(manifest, options.database);
-  // Progress and a dump on one terminal would mix.
-  const bool to_terminal = options.to.empty() && ::isatty(STDOUT_FILENO) == 1;
-  Progress progress(to_terminal ? Progress::Mode::notes : invocation.progress, STDERR_FILENO);
-  WatchedProgress watched(progress.line(chosen.name), invocation.stop, "stopped before the dump was complete");
-  if (options.to.empty()) {
+  if (!options.tables.empty()) check_engine(chosen, "--table");
+  std::optional<OutputFile> file;
+  if (!options.to.empty()) file.emplace(options.to, options.overwrite);
+  const DumpSink sink = [&file](std::span<const std::byte> bytes) {
+    file ? file->write(bytes) : write_all(STDOUT_FILENO, bytes, "standard output");
+  };
+  {
+    // Progress and a dump on one terminal would mix.
+    const bool to_terminal = !file && ::isatty(STDOUT_FILENO) == 1;
+    Progress progress(to_terminal ? Progress::Mode::notes : invocation.progress, STDERR_FILENO);
+    WatchedProgress watched(progress.line(chosen.name), invocation.stop, "stopped before the dump was complete");
+    const auto filter = options.tables.empty() ? nullptr : filter_for(chosen, options, sink);
     write_dump(repository, chosen, watched,
-               [](std::span<const std::byte> bytes) { write_all(STDOUT_FILENO, bytes, "standard output"); });
-    return ExitCode::success;
+               [&](std::span<const std::byte> bytes) { filter ? filter->write(bytes) : sink(bytes); });
+    if (filter) filter->finish();
   }
-  OutputFile file(options.to, options.overwrite);
-  write_dump(repository, chosen, watched, [&](std::span<const std::byte> bytes) { file.write(bytes); });
-  file.commit();
+  if (!file) return ExitCode::success;
+  file->commit();
   if (invocation.json)
     print_json({{"name", manifest.name}, {"dump", chosen.name}, {"to", options.to}, {"bytes", chosen.map.size}});
   return ExitCode::success;
@@ -88,6 +175,13 @@ RunVerb add_dump(CLI::App& parser) {
   parser.add_option("DATABASE", options->database,
                     "a dump, as it is listed without this, or a database's own name where only one has it");
   parser.add_option("--to", options->to, "write it to a new file instead of standard output")->type_name("FILE");
+  parser
+      .add_option("--into", options->into,
+                  "load it into this empty database: what psql takes for one, or a MariaDB database's name")
+      ->type_name("DATABASE");
+  parser.add_option("--table", options->tables, "only this table: its definition, its rows and its keys")
+      ->type_name("TABLE")
+      ->allow_extra_args(false);
   parser.add_flag("--overwrite", options->overwrite, "replace the file if it is there");
   return [options](const Invocation& invocation) { return dump(*options, invocation); };
 }

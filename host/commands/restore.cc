@@ -2,6 +2,7 @@
 #include "common/clock.hh"
 #include "common/rate-limit.hh"
 #include "host/commands/command.hh"
+#include "host/commands/disk-choice.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
 #include "host/commands/watched-progress.hh"
@@ -28,16 +29,6 @@ struct RestoreOptions {
   bool overwrite = false;
 };
 
-const DiskRecord& disk_of(const Manifest& manifest, const std::string& target) {
-  const auto it = std::find_if(manifest.disks.begin(), manifest.disks.end(),
-                               [&](const DiskRecord& disk) { return disk.target == target; });
-  if (it != manifest.disks.end()) return *it;
-  std::string there;
-  for (const DiskRecord& disk : manifest.disks)
-    there += (there.empty() ? "" : ", ") + disk.target;
-  throw NotFound(fmt::format("{} has no disk '{}'", manifest.name, target), "its disks are " + there);
-}
-
 std::string format_of(const RestoreOptions& options, const DiskRecord& record, bool stream) {
   if (stream && options.format == "qcow2")
     throw UsageError("qcow2 cannot be written to a stream", "use --format raw, or name a file");
@@ -48,7 +39,7 @@ std::string format_of(const RestoreOptions& options, const DiskRecord& record, b
 ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
   Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
-  const DiskRecord& record = disk_of(manifest, options.disk);
+  const DiskRecord& record = choose_disk(manifest, options.disk);
   const bool to_stdout = options.to == "-";
   const std::string format = format_of(options, record, to_stdout);
   if (to_stdout && invocation.json)

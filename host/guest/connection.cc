@@ -112,4 +112,20 @@ Domain Connection::domain(const std::string& name) {
   return Domain(std::make_shared<Domain::State>(session_, virDomainGetName(found.get()), uuid_of(found.get())));
 }
 
+bool Connection::has(const std::string& name) {
+  try {
+    static_cast<void>(domain(name));
+    return true;
+  } catch (const NotFound&) {
+    return false;
+  }
+}
+
+Domain Connection::define(const std::string& xml) {
+  const std::shared_ptr<virConnect> connection = session_->connection();
+  const VirtDomainPtr defined(virDomainDefineXMLFlags(connection.get(), xml.c_str(), 0));
+  if (!defined) throw_virt<CaptureError>("libvirt does not take the new domain");
+  return Domain(std::make_shared<Domain::State>(session_, virDomainGetName(defined.get()), uuid_of(defined.get())));
+}
+
 }  // namespace stillpoint

@@ -18,6 +18,9 @@ class Connection {
 
   /// By name or UUID. Throws NotFound (naming what is there), Unreachable.
   [[nodiscard]] Domain domain(const std::string& name);
+  [[nodiscard]] bool has(const std::string& name);
+  /// A new domain of that XML. Throws CaptureError with libvirt's reason, Unreachable.
+  [[nodiscard]] Domain define(const std::string& xml);
 
  private:
   std::shared_ptr<Session> session_;

@@ -9,16 +9,16 @@ namespace stillpoint {
 
 namespace {
 
-/// Chunks that were read in part: the next request most likely wants the rest.
-constexpr std::size_t kept_bytes = 8 << 20;
 /// Answers of extents() are cut after so many, and after so many nodes read.
 constexpr std::size_t max_extents = 4096;
 constexpr std::size_t max_leaves = 64;
 
 }  // namespace
 
-MappedDiskReader::MappedDiskReader(std::shared_ptr<ChunkStore> chunks, const DiskMap& map)
-    : chunks_(std::move(chunks)), tree_(*chunks_, map) {}
+MappedDiskReader::MappedDiskReader(std::shared_ptr<ChunkStore> chunks, const DiskMap& map, std::size_t cache_bytes)
+    : chunks_(std::move(chunks)),
+      tree_(*chunks_, map),
+      most_kept_(std::max<std::size_t>(2, cache_bytes / chunks_->chunk_bytes())) {}
 
 void MappedDiskReader::check_range(std::uint64_t offset, std::uint64_t length) const {
   if (offset > size() || length > size() - offset) throw std::out_of_range("a range behind the end of the disk");
@@ -94,7 +94,7 @@ MappedDiskReader::Content MappedDiskReader::keep(const ChunkId& id, std::uint32_
   chunks_->get(id, *bytes);
   const std::scoped_lock lock(mutex_);
   kept_.emplace_front(id, bytes);
-  if (kept_.size() > std::max<std::size_t>(2, kept_bytes / chunks_->chunk_bytes())) kept_.pop_back();
+  if (kept_.size() > most_kept_) kept_.pop_back();
   return bytes;
 }
 

@@ -15,7 +15,7 @@ namespace stillpoint {
 /// A disk of the repository; every chunk is checked against its id. May be used by several threads.
 class MappedDiskReader : public BlockReader {
  public:
-  MappedDiskReader(std::shared_ptr<ChunkStore> chunks, const DiskMap& map);
+  MappedDiskReader(std::shared_ptr<ChunkStore> chunks, const DiskMap& map, std::size_t cache_bytes);
 
   [[nodiscard]] std::uint64_t size() const override { return tree_.shape().size(); }
   void pread(std::span<std::byte> buffer, std::uint64_t offset) override;
@@ -40,6 +40,7 @@ class MappedDiskReader : public BlockReader {
 
   std::shared_ptr<ChunkStore> chunks_;
   DiskTree tree_;
+  std::size_t most_kept_;  ///< chunks
   std::mutex mutex_;
   std::list<std::pair<ChunkId, Content>> kept_;  ///< chunks read in part, most recently used first
 };

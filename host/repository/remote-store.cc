@@ -132,6 +132,17 @@ RemoteAddress parse_remote_address(std::string_view rest) {
   return address;
 }
 
+namespace {
+
+std::string to_url(const RemoteAddress& address) {
+  const bool is_ipv6 = address.host.find(':') != std::string::npos;
+  return fmt::format("ssh://{}{}{}{}{}", address.user.empty() ? "" : address.user + "@",
+                     is_ipv6 ? "[" + address.host + "]" : address.host, address.port.empty() ? "" : ":", address.port,
+                     address.path);
+}
+
+}  // namespace
+
 /// One conversation, shared by all that use the store.
 class RemoteStore::Connection {
  public:
@@ -351,7 +362,7 @@ class RemoteStore::Lock : public StoreLock {
 };
 
 RemoteStore::RemoteStore(const RemoteAddress& address, StoreAccess access)
-    : url_(fmt::format("ssh://{}{}", address.host, address.path)), connection_(std::make_shared<Connection>(address)) {
+    : url_(to_url(address)), connection_(std::make_shared<Connection>(address)) {
   const char* word = access == StoreAccess::create ? "create" : access == StoreAccess::write ? "write" : "read";
   const Json head =
       connection_->ask(request::hello, {{"version", store_wire::version}, {"path", address.path}, {"access", word}})

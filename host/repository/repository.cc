@@ -235,6 +235,10 @@ Repository::Repository(Repository&&) noexcept = default;
 Repository& Repository::operator=(Repository&&) noexcept = default;
 Repository::~Repository() = default;
 
+const std::string& Repository::url() const {
+  return engine_->store->url();
+}
+
 const std::string& Repository::id() const {
   return engine_->config.id;
 }
@@ -366,8 +370,8 @@ void Repository::relink_base(const Manifest& manifest) {
   if (!doomed.empty()) chunks->flush();
 }
 
-std::unique_ptr<BlockReader> Repository::open_disk(const DiskMap& map) {
-  return std::make_unique<MappedDiskReader>(engine_->open_chunks(), map);
+std::unique_ptr<BlockReader> Repository::open_disk(const DiskMap& map, std::size_t cache_bytes) {
+  return std::make_unique<MappedDiskReader>(engine_->open_chunks(), map, cache_bytes);
 }
 
 void Repository::read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer) {

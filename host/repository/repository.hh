@@ -84,6 +84,8 @@ class Repository {
   Repository& operator=(Repository&&) noexcept;
   ~Repository();
 
+  /// What it can be opened by from everywhere on this machine.
+  [[nodiscard]] const std::string& url() const;
   /// is_id; fixed at its creation.
   [[nodiscard]] const std::string& id() const;
   [[nodiscard]] std::uint32_t chunk_bytes() const;
@@ -113,8 +115,9 @@ class Repository {
   /// manifest. manifest.name is set (free_name). Nothing that is not committed is ever listed.
   void commit(Manifest& manifest);
 
-  /// Every chunk that is read is checked against its id (Corruption).
-  [[nodiscard]] std::unique_ptr<BlockReader> open_disk(const DiskMap& map);
+  /// Every chunk that is read is checked against its id (Corruption). `cache_bytes`: so much of the chunks of which a
+  /// part was read is kept in memory, for the rest of them is often read next.
+  [[nodiscard]] std::unique_ptr<BlockReader> open_disk(const DiskMap& map, std::size_t cache_bytes = 8 << 20);
   /// In order. The consumer may throw to stop.
   void read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer);
 

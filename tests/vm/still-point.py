@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Still points of a real guest under write load: taken, listed, restored, recovered, compared; and the negative control."""
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -16,6 +17,13 @@ from support.suite import WithGuest, run_with_guest
 QUIESCE = 6  # the exit code for a grade lower than required
 NO_HOOK = "/run/systemd/system/qemu-guest-agent.service.d/zz-test.conf"
 NO_BARRIER = "/run/systemd/system/stillpoint-agent.service.d/test.conf"
+
+
+def read_if_there(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 class StillPoint(WithGuest):
@@ -40,6 +48,34 @@ class StillPoint(WithGuest):
             guest.wait_agent()
             guest.wait_databases()
             yield from prove_databases(self.companion, manifest, guest)
+
+    @contextlib.contextmanager
+    def booted(self, manifest):
+        """A second guest on the still point itself, moved to images of its own while it comes up."""
+        images = self.scratch / "committed"
+        images.mkdir()
+        made = self.companion.json("boot", manifest["name"], "--name", "committed", "--directory", self.scratch / "boot",
+                                   "--commit", images)
+        try:
+            self.assertFalse((self.scratch / "boot").exists(), "the overlays are needed no more")
+            disks = self.libvirtd.virsh("domblklist", "committed").stdout
+            for disk in manifest["disks"]:
+                self.assertIn(f"{images}/committed-{disk['target']}.", disks)
+            wait_until(lambda: not self.servers(), 30, "the disks' servers end")
+            guest = Guest(self.libvirtd, self.image, made["domain"], [], self.kind, self.scratch / "committed")
+            guest.wait_agent()
+            guest.wait_databases()
+            yield guest
+        finally:
+            self.libvirtd.virsh("destroy", "committed")
+            self.libvirtd.virsh("undefine", "committed")
+
+    def servers(self):
+        """nbdkits that serve this repository."""
+        return [
+            path for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+            if f"repository={self.companion.repository}".encode() in read_if_there(path)
+        ]
 
     def test_1_full(self):
         manifest = self.backup("--require", "application")
@@ -89,6 +125,24 @@ class StillPoint(WithGuest):
         after = counts(self.guest)
         self.assertTrue(all(after[engine] > before[engine] for engine in before), "the writers go on")
 
+    def test_5_booted_and_removed(self):
+        name = self.manifests[0]["name"]
+        made = self.companion.json("boot", name, "--directory", self.scratch / "boot")
+        self.assertEqual(made["domain"], "web1-boot")
+        self.assertEqual(self.libvirtd.virsh("domstate", "web1-boot").stdout.strip(), "running")
+        self.assertNotEqual(made["uuid"], self.manifests[0]["domain_uuid"])
+        self.assertEqual(len(self.servers()), 3)
+        # Neither a second one of that name, nor one in that place.
+        self.assertEqual(self.companion.run("boot", name, "--directory", self.scratch / "boot2", check=False).returncode, 2)
+        done = self.companion.run("boot", name, "--name", "x", "--directory", self.scratch / "boot", check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.companion.run("boot", "--remove", "web1-boot", "--directory", self.scratch / "boot")
+        self.assertNotEqual(self.libvirtd.virsh("domstate", "web1-boot", check=False).returncode, 0)
+        self.assertFalse((self.scratch / "boot").exists())
+        wait_until(lambda: not self.servers(), 30, "the disks' servers end")
+        done = self.companion.run("boot", "--remove", "web1", check=False)
+        self.assertEqual(done.returncode, 4, "a domain that is not ours is removed")
+
     def test_6_nothing_is_left_in_the_domain(self):
         # The guest lets go of a port when it gets to it.
         wait_until(lambda: "org.stillpoint.agent.0" not in self.libvirtd.virsh("dumpxml", self.guest.name).stdout, 60, "no port", 0.5)
@@ -103,7 +157,8 @@ class StillPoint(WithGuest):
             "systemctl daemon-reload; systemctl restart stillpoint-agent"
         )
         manifest = self.backup()
-        rows = [row for row in self.recovered(manifest) if row.what.startswith(("postgresql", "mariadb"))]
+        with self.booted(manifest) as guest:
+            rows = list(prove_databases(self.companion, manifest, guest))
         differing = [row.what for row in rows if "differs" in row.found]
         self.assertTrue(differing, "dumps equal the recovered databases without any barrier: the proof proves nothing")
         self.guest.sh(f"rm {NO_BARRIER}; systemctl daemon-reload; systemctl restart stillpoint-agent")

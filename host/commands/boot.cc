@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/restore/boot.hh"
+
+#include "common/clock.hh"
+#include "host/commands/command.hh"
+#include "host/commands/format.hh"
+#include "host/commands/output.hh"
+#include "host/commands/served-disk.hh"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+
+namespace stillpoint {
+
+namespace {
+
+struct BootOptions {
+  std::string name;
+  BootRequest request;
+  std::string commit;
+  bool remove = false;
+};
+
+constexpr const char* parent_directory = "/var/lib/stillpoint/boot";
+
+BootRequest request_for(const BootOptions& options, const std::string& name) {
+  BootRequest request = options.request;
+  if (request.name.empty()) request.name = name;
+  if (request.name.find('/') != std::string::npos)
+    throw UsageError(fmt::format("'{}' is no domain's name", printable(request.name)));
+  request.directory = request.directory.empty() ? std::filesystem::path(parent_directory) / request.name
+                                                : std::filesystem::absolute(request.directory);
+  return request;
+}
+
+ExitCode remove(const BootOptions& options, const Invocation& invocation) {
+  Connection libvirt(invocation.libvirt_uri);
+  const BootRequest request = request_for(options, options.name);
+  remove_booted(libvirt, request);
+  if (!invocation.json) print_result(fmt::format("removed {}\n", printable(request.name)));
+  return ExitCode::success;
+}
+
+ExitCode boot_still_point(const BootOptions& options, const Invocation& invocation) {
+  const auto begun = SteadyClock::now();
+  const auto [access, manifest] = open_to_serve(invocation, options.name);
+  const BootRequest request = request_for(options, manifest.domain + "-boot");
+  Connection libvirt(invocation.libvirt_uri);
+  const Booted booted = boot(libvirt, manifest, access, request);
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
+  if (!invocation.json) {
+    print_result(fmt::format("{} runs as {}{}, started in {}\n", printable(manifest.name), printable(request.name),
+                             request.network ? "" : ", without network", format_duration(took)));
+    for (const std::string& what : booted.left_out)
+      print_result(fmt::format("  without {}\n", printable(what)));
+  }
+  if (!options.commit.empty()) {
+    Progress progress(invocation.progress, STDERR_FILENO);
+    std::map<std::string, std::unique_ptr<CaptureProgress>> lines;
+    commit_booted(
+        booted.domain, manifest, request, std::filesystem::absolute(options.commit),
+        [&](const std::string& disk, std::uint64_t done, std::uint64_t all) {
+          std::unique_ptr<CaptureProgress>& line = lines[disk];
+          if (!line) line = progress.line(disk);
+          line->advance(done, all);
+        },
+        invocation.stop);
+  }
+  if (invocation.json)
+    print_json({{"name", manifest.name},
+                {"domain", request.name},
+                {"uuid", booted.domain.uuid()},
+                {"directory", options.commit.empty() ? Json(request.directory.native()) : Json(nullptr)},
+                {"left_out", booted.left_out},
+                {"took_us", took.count()}});
+  else if (options.commit.empty())
+    print_result(fmt::format("  stillpoint boot --remove {} ends it\n", printable(request.name)));
+  return ExitCode::success;
+}
+
+}  // namespace
+
+RunVerb add_boot(CLI::App& parser) {
+  const auto options = std::make_shared<BootOptions>();
+  parser.add_option("NAME", options->name, "a still point, DOMAIN@latest or DOMAIN; with --remove, the new domain")
+      ->required();
+  parser.add_option("--name", options->request.name, "of the new domain (DOMAIN-boot)")->type_name("DOMAIN");
+  parser.add_flag("--network", options->request.network, "plug its network in: the first domain may still run");
+  parser
+      .add_option("--directory", options->request.directory,
+                  "for its sockets and overlays (below " + std::string(parent_directory) + ")")
+      ->type_name("DIR");
+  parser.add_option("--commit", options->commit, "move it to images in this directory while it runs")->type_name("DIR");
+  parser.add_flag("--remove", options->remove, "end a domain that was booted, and delete what it has written")
+      ->excludes("--commit")
+      ->excludes("--network");
+  return [options](const Invocation& invocation) {
+    return options->remove ? remove(*options, invocation) : boot_still_point(*options, invocation);
+  };
+}
+
+}  // namespace stillpoint

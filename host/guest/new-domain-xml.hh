@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace stillpoint {
+
+/// The image that takes the place of one of a still point's disks.
+struct NewDisk {
+  std::string target;
+  std::filesystem::path path;
+  std::string format;  ///< "qcow2", "raw"
+};
+
+/// A domain that is made of a still point.
+struct NewDomain {
+  std::string name;
+  std::vector<NewDisk> disks;
+  bool network = false;  ///< the cables are plugged in
+};
+
+struct NewDefinition {
+  std::string xml;
+  std::vector<std::string> left_out;  ///< what of the old definition it does not have, in words
+};
+
+/// `xml`: libvirt's of the domain at the still point. The new one has another name, UUID and MAC addresses, so that
+/// both may run at once, and nothing of the first that only one can have: its devices of the host, its files and
+/// sockets. Throws Error when it is not such XML.
+[[nodiscard]] NewDefinition new_domain_xml(std::string_view xml, const NewDomain& domain);
+
+}  // namespace stillpoint

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/block.hh"
+#include "host/guest/connection.hh"
+#include "host/repository/manifest.hh"
+#include "host/restore/disk-server.hh"
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+namespace stillpoint {
+
+struct BootRequest {
+  std::string name;                 ///< of the new domain
+  std::filesystem::path directory;  ///< of its own: sockets and overlays; made, and removed again by remove_booted()
+  bool network = false;             ///< with its cables plugged in
+};
+
+struct Booted {
+  Domain domain;
+  std::vector<std::string> left_out;  ///< what of the first domain it does not have, in words
+};
+
+/// Starts a new domain on the disks of a still point, of which nothing is copied: they are served out of the
+/// repository, and what the guest writes goes into overlays. `access`: what opens the repository; its disk means
+/// nothing. Leaves nothing behind when it fails. Throws UsageError, CaptureError, Unreachable.
+[[nodiscard]] Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& access,
+                          const BootRequest& request);
+
+/// Moves a booted domain to images of its own while it runs: TARGET.FORMAT in `images`, then it needs the repository no
+/// more. `progress`: disk, bytes done, all. Throws as move_disk().
+void commit_booted(const Domain& domain, const Manifest& manifest, const BootRequest& request,
+                   const std::filesystem::path& images,
+                   const std::function<void(const std::string&, std::uint64_t, std::uint64_t)>& progress,
+                   const std::stop_token& stop);
+
+/// Ends a domain that boot() has made, and deletes what it wrote. Throws NotFound when `directory` is none of boot()'s.
+void remove_booted(Connection& libvirt, const BootRequest& request);
+
+}  // namespace stillpoint

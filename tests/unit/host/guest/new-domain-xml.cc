@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/guest/new-domain-xml.hh"
+
+#include "common/errors.hh"
+
+#include <doctest/doctest.h>
+
+#include <string>
+
+using namespace stillpoint;
+
+namespace {
+
+constexpr std::string_view web1 = R"(<domain type='kvm' id='3'>
+  <name>web1</name>
+  <uuid>471ffad2-aca6-4792-9409-69ddef9e93ef</uuid>
+  <genid>43dc0cf8-809b-4adb-9bea-a9abb5f3d90e</genid>
+  <os firmware='efi'><type machine='q35'>hvm</type><nvram template='/t.fd'>/var/lib/nvram/web1.fd</nvram></os>
+  <devices>
+    <disk type='network' device='disk'>
+      <driver name='qemu' type='raw' cache='none' discard='unmap'/>
+      <auth username='cinder'><secret type='ceph' uuid='a'/></auth>
+      <source protocol='rbd' name='volumes/volume-1' index='2'/>
+      <backingStore/>
+      <target dev='vda' bus='virtio'/><serial>0b0b</serial><alias name='virtio-disk0'/>
+      <address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/>
+    </disk>
+    <disk type='block' device='disk'><source dev='/dev/sdx'/><target dev='vdb' bus='virtio'/><shareable/></disk>
+    <disk type='file' device='cdrom'><source file='/a.iso'/><target dev='sda' bus='sata'/><readonly/></disk>
+    <interface type='bridge'>
+      <mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='vnet7'/><model type='virtio'/>
+    </interface>
+    <interface type='hostdev'><mac address='52:54:00:00:00:02'/></interface>
+    <hostdev mode='subsystem' type='pci'><source/></hostdev>
+    <serial type='file'><source path='/var/log/web1.log'/><target port='0'/></serial>
+    <console type='pty' tty='/dev/pts/3'><source path='/dev/pts/3'/><target type='serial' port='0'/></console>
+    <channel type='unix'>
+      <source mode='bind' path='/run/web1.agent'/><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>
+    </channel>
+    <graphics type='vnc' port='5903' autoport='no' listen='127.0.0.1'/>
+  </devices>
+  <seclabel type='dynamic' model='dac' relabel='yes'><label>+64055:+108</label></seclabel>
+</domain>)";
+
+bool has(const NewDefinition& definition, std::string_view text) {
+  return definition.xml.find(text) != std::string::npos;
+}
+
+NewDefinition changed(bool network) {
+  return new_domain_xml(web1, {.name = "web1-boot", .disks = {{"vda", "/b/vda.qcow2", "qcow2"}}, .network = network});
+}
+
+}  // namespace
+
+TEST_CASE("a new domain can run beside the one that it is made of") {
+  const NewDefinition definition = changed(false);
+  CAPTURE(definition.xml);
+  CHECK(has(definition, "<name>web1-boot</name>"));
+  CHECK(has(definition, "<source file=\"/b/vda.qcow2\" />"));
+  CHECK(has(definition, "<driver name=\"qemu\" type=\"qcow2\" cache=\"none\" discard=\"unmap\" />"));
+  CHECK(has(definition, "<serial>0b0b</serial>"));
+  CHECK(has(definition, "bus=\"0x04\""));
+  CHECK(has(definition, "<link state=\"down\" />"));
+  CHECK(has(definition, "<source bridge=\"br0\" />"));
+  CHECK(has(definition, "name=\"org.qemu.guest_agent.0\""));
+  CHECK(has(definition, "autoport=\"yes\""));
+  for (const std::string_view gone :
+       {"471ffad2",  "43dc0cf8", "web1.fd",  "52:54",   "vnet7",    "secret",      "rbd",
+        "/dev/sdx",  "vdb",      "a.iso",    "hostdev", "web1.log", "/dev/pts",    "web1.agent",
+        "connected", "5903",     "seclabel", "alias",   "id=\"3\"", "backingStore"}) {
+    CAPTURE(gone);
+    CHECK(!has(definition, gone));
+  }
+  CHECK(definition.left_out.size() == 3);
+}
+
+TEST_CASE("its network is plugged in when that is asked for") {
+  CHECK(!has(changed(true), "state=\"down\""));
+}
+
+TEST_CASE("what is no domain's XML is refused") {
+  CHECK_THROWS_AS(static_cast<void>(new_domain_xml("<network/>", {})), Error);
+  CHECK_THROWS_AS(static_cast<void>(new_domain_xml("<domain><name>", {})), Error);
+}
