@@ -28,14 +28,14 @@ struct PruneRequest {
 
 /// The still point and its trees; what it alone needed of the packs is the next prune's.
 void delete_still_point(Repository& repository, const std::string& name) {
-  std::vector<TreeRecord> trees;
+  std::optional<Manifest> manifest;
   try {
-    trees = repository.load(name).trees;
+    manifest = repository.load(name);
   } catch (const Corruption& e) {
     log_warning("{}; its trees, if it had any, are left", printable(e.what()));
   }
   repository.remove(name);
-  if (const auto directory = repository.directory()) remove_trees(*directory, trees);
+  if (const auto directory = repository.directory(); directory && manifest) remove_trees(*directory, *manifest);
 }
 
 Json to_json(const ReclaimResult& result) {

@@ -107,15 +107,14 @@ std::string tree_name(std::string_view mount_point, std::string_view file_system
   }
 }
 
-void remove_trees(const std::filesystem::path& repository, const std::vector<TreeRecord>& trees) {
-  for (const TreeRecord& tree : trees) {
-    // "trees/DOMAIN/TIME/NAME", and nothing else: a manifest must not make us delete what is elsewhere.
+void remove_trees(const std::filesystem::path& repository, const Manifest& manifest) {
+  for (const TreeRecord& tree : manifest.trees) {
+    // "trees/DOMAIN/TIME/NAME" of this still point, and nothing else: a manifest must not make us delete another's.
     const std::filesystem::path path(tree.path);
-    const bool plain = std::distance(path.begin(), path.end()) == 4 && *path.begin() == "trees" &&
-                       std::none_of(path.begin(), path.end(),
-                                    [](const auto& part) { return part == ".." || part == "." || part.empty(); });
-    if (!plain) {
-      if (!tree.path.empty()) log_warning("{} is no tree's path: left", tree.path);
+    const std::filesystem::path name = path.filename();
+    if (tree.path.empty()) continue;
+    if (path.parent_path() != place_of(manifest.name) || name.empty() || name == "." || name == "..") {
+      log_warning("{} is no tree's path of {}: left", tree.path, manifest.name);
       continue;
     }
     std::error_code error;

@@ -34,7 +34,7 @@ namespace stillpoint {
 [[nodiscard]] std::string tree_name(std::string_view mount_point, std::string_view file_system);
 
 /// Deletes the trees of a still point that is no longer listed. What cannot be deleted is a warning.
-void remove_trees(const std::filesystem::path& repository, const std::vector<TreeRecord>& trees);
+void remove_trees(const std::filesystem::path& repository, const Manifest& manifest);
 
 /// Deletes what backups that died have left: trees that are unfinished, or of none of the still points `names`. Those
 /// that changed after `before` may be somebody's who still works, and stay. Returns how many it deleted; what cannot be

@@ -3,19 +3,19 @@
 
 #include "common/errors.hh"
 #include "host/repository/lease.hh"
+#include "host/repository/pack.hh"
 #include "host/repository/still-point-name.hh"
 
 #include <fmt/format.h>
+#include <fnmatch.h>
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 namespace stillpoint {
 
 namespace {
-
-/// How long ago a still point may have been taken that is listed only now: a first backup over a slow line takes days.
-constexpr std::chrono::days longest_backup{14};
 
 constexpr std::array<std::string_view, 6> may_add{"packs/", "index/",      "manifests/",
                                                   "locks/", "quarantine/", "protected/"};
@@ -25,33 +25,62 @@ constexpr std::array<std::string_view, 6> may_add{"packs/", "index/",      "mani
                     "do that where the repository lies, or with a key that may");
 }
 
-/// A still point of another time than now would outlive others by the rules of prune, or take their place.
-void check_time(std::string_view object) {
-  const std::string_view name = object.substr(object.find('/') + 1);
-  const std::size_t slash = name.find('/');
-  const std::optional<WallTime> instant =
-      slash == std::string_view::npos ? std::nullopt : parse_name_time(name.substr(slash + 1));
-  if (!instant || !unescape_domain(name.substr(0, slash))) refuse(fmt::format("{} is no still point's name", object));
-  const WallTime now = wall_now();
-  if (*instant > now + clock_margin || *instant < now - longest_backup)
-    refuse(fmt::format("{} was not taken now", object));
+/// "locks/shared-ID.N": a prune's lease would keep others from pruning.
+bool is_writers_lease(std::string_view name) {
+  constexpr std::string_view start = "locks/shared-";
+  constexpr std::size_t id_digits = 32;
+  if (!name.starts_with(start)) return false;
+  name.remove_prefix(start.size());
+  if (name.size() < id_digits + 2 || !is_id(name.substr(0, id_digits)) || name[id_digits] != '.') return false;
+  return std::ranges::all_of(name.substr(id_digits + 1), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 }  // namespace
 
-AppendOnlyStore::AppendOnlyStore(std::unique_ptr<Store> store) : store_(std::move(store)) {}
+/// What was written through it is ours to delete, once it is there: the name may be somebody else's until then.
+class AppendOnlyStore::LeaseWriter : public ObjectWriter {
+ public:
+  LeaseWriter(AppendOnlyStore& store, std::string name)
+      : store_(store), name_(std::move(name)), real_(store.store_->writer(name_)) {}
+  void append(std::span<const std::byte> bytes) override { real_->append(bytes); }
+  void commit() override {
+    real_->commit();
+    const std::scoped_lock lock(store_.mutex_);
+    store_.own_leases_.insert(name_);
+  }
+
+ private:
+  AppendOnlyStore& store_;
+  std::string name_;
+  std::unique_ptr<ObjectWriter> real_;
+};
+
+AppendOnlyStore::AppendOnlyStore(std::unique_ptr<Store> store, std::vector<std::string> domains)
+    : store_(std::move(store)), domains_(std::move(domains)), opened_(wall_now()) {}
+
+/// A still point of another time than now would outlive others by the rules of prune, or push them out.
+void AppendOnlyStore::check_manifest(std::string_view object) const {
+  const std::string_view name = object.substr(object.find('/') + 1);
+  const std::size_t slash = name.find('/');
+  const std::optional<WallTime> instant =
+      slash == std::string_view::npos ? std::nullopt : parse_name_time(name.substr(slash + 1));
+  const std::optional<std::string> domain = unescape_domain(name.substr(0, slash));
+  if (!instant || !domain) refuse(fmt::format("{} is no still point's name", object));
+  if (*instant > wall_now() + clock_margin || *instant < opened_ - clock_margin)
+    refuse(fmt::format("{} was not taken now", object));
+  const auto matches = [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), domain->c_str(), 0) == 0; };
+  if (!domains_.empty() && std::ranges::none_of(domains_, matches))
+    refuse(fmt::format("{} is no domain of this account", *domain));
+}
 
 std::unique_ptr<ObjectWriter> AppendOnlyStore::writer(std::string name) {
   const auto starts = [&name](std::string_view prefix) { return name.starts_with(prefix); };
-  if (!std::ranges::any_of(may_add, starts)) refuse(fmt::format("{} is not for a writer to make", name));
-  // It would keep others from pruning.
-  if (starts("locks/exclusive-")) refuse("prune is not for a writer");
-  if (starts("manifests/")) check_time(name);
-  if (starts("locks/")) {
-    const std::scoped_lock lock(mutex_);
-    own_leases_.insert(name);
-  }
-  return store_->writer(std::move(name));
+  if (std::ranges::none_of(may_add, starts)) refuse(fmt::format("{} is not for a writer to make", name));
+  if (starts("packs/") && !parse_pack_name(name)) refuse(fmt::format("{} is no pack's name", name));
+  if (starts("manifests/")) check_manifest(name);
+  if (!starts("locks/")) return store_->writer(std::move(name));
+  if (!is_writers_lease(name)) refuse(fmt::format("{} is no lease of a writer", name));
+  return std::make_unique<LeaseWriter>(*this, std::move(name));
 }
 
 void AppendOnlyStore::remove(const std::string& name) {

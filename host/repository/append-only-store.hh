@@ -7,15 +7,18 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <vector>
 
 namespace stillpoint {
 
 /// A store for whoever may add still points and read them, and delete nothing: what keeps old still points from an
 /// intruder on a hypervisor. It refuses to delete anything but the writer's own lease, to write what would make a prune
-/// delete, and to date a still point otherwise than now. Enforced where the store is served, not by the writer.
+/// delete, and to date a still point before the store was opened or after now. Enforced where the store is served, not
+/// by the writer.
 class AppendOnlyStore : public Store {
  public:
-  explicit AppendOnlyStore(std::unique_ptr<Store> store);
+  /// `domains`: patterns as fnmatch(3) has them, of which a still point's domain must match one; empty for any domain.
+  AppendOnlyStore(std::unique_ptr<Store> store, std::vector<std::string> domains);
 
   [[nodiscard]] const std::string& url() const override { return store_->url(); }
   [[nodiscard]] bool may_remove() const override { return false; }
@@ -31,7 +34,12 @@ class AppendOnlyStore : public Store {
   [[nodiscard]] std::unique_ptr<StoreLock> try_lock(const std::string& name) override { return store_->try_lock(name); }
 
  private:
+  class LeaseWriter;
+  void check_manifest(std::string_view object) const;
+
   std::unique_ptr<Store> store_;
+  std::vector<std::string> domains_;
+  WallTime opened_;
   std::mutex mutex_;
   std::set<std::string> own_leases_;  ///< objects that were written through this store
 };

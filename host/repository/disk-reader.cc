@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/disk-reader.hh"
 
+#include "host/repository/sha256.hh"
+
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
@@ -33,8 +35,9 @@ void MappedDiskReader::pread_many(std::span<const Request> requests) {
   std::vector<Piece> pieces;
   for (const Request& request : requests)
     add_pieces(request, pieces);
-  chunks_->crew().for_each((pieces.size() + 1) / 2, [&](std::size_t i) {
-    read_pieces(std::span(pieces).subspan(2 * i, std::min<std::size_t>(2, pieces.size() - 2 * i)));
+  const std::size_t at_once = sha256::available() ? 2 : 1;
+  chunks_->crew().for_each((pieces.size() + at_once - 1) / at_once, [&](std::size_t i) {
+    read_pieces(std::span(pieces).subspan(at_once * i, std::min(at_once, pieces.size() - at_once * i)));
   });
 }
 

@@ -216,7 +216,7 @@ std::vector<std::string> KeyRing::problems(bool mend) {
     for (const auto& [object, fault] : faults) {
       if (faults.size() > 1) {
         problems.push_back(fmt::format("{}; nothing opens the repository by this key any more", fault));
-      } else if (mend) {
+      } else if (mend && store_.may_remove()) {
         const std::string whole = store_.get(object == object_of(id) ? copy_of(id) : object_of(id), longest_key);
         store_.remove(object);
         store_.put(object, as_bytes(whole));

@@ -48,7 +48,9 @@ void Pruner::follow(const std::vector<std::string>& names, const std::function<v
     check_stop(stop);
     try {
       const Manifest manifest = load_(name);
-      if (seen_.contains(manifest.id)) continue;
+      // An id is what its writer says; a name is written once.
+      const std::string key = fmt::format("{} {}", name, manifest.id);
+      if (seen_.contains(key)) continue;
       std::string why;
       const auto follow_map = [&](const auto& map) {
         const std::string missing = check.why_not_whole(map);
@@ -60,7 +62,7 @@ void Pruner::follow(const std::vector<std::string>& names, const std::function<v
         if (dump.failure.empty()) follow_map(dump.map);
       if (check.lost_nodes()) throw Corruption(why);
       if (!why.empty()) result.damaged.push_back(name);
-      seen_.insert(manifest.id);
+      seen_.insert(key);
     } catch (const NotFound&) {
       // Deleted since it was listed.
     } catch (const Corruption& e) {
@@ -142,18 +144,31 @@ std::vector<PackId> Pruner::candidates(const ReclaimOptions& options, ReclaimRes
   return chosen;
 }
 
+/// Whether a copy that stays was read and found good. Those that were not are relied on no more.
+bool Pruner::stays(const ChunkId& id) {
+  bool found = false;
+  for (const Index::Location& copy : chunks_.index().find(id)) {
+    if (copy.doomed || !copy.sealed) continue;
+    if (chunks_.is_good(id, copy))
+      found = true;
+    else
+      static_cast<void>(chunks_.index().distrust(copy.pack, {&id, 1}));
+  }
+  return found;
+}
+
 void Pruner::rewrite(const std::vector<ChunkId>& ids, const std::stop_token& stop) {
   StoredTally tally;
   chunks_.crew().for_each(ids.size(), [&](std::size_t i) {
     check_stop(stop);
-    // Stored again unless another pack has it too.
+    if (stays(ids[i])) return;
     static_cast<void>(chunks_.put(chunks_.get(ids[i], max_chunk_bytes), RecordKind::data, tally));
   });
   chunks_.flush();
 }
 
-/// A needed chunk that lies in one of these packs too is given up there only for a copy that was read and found good:
-/// the other one may be rotten, or of somebody who lies about what it is.
+/// A needed chunk that lies in one of these packs is given up there only for a copy that was read and found good: the
+/// other one may be rotten, or of somebody who lies about what it is.
 void Pruner::vouch_for_copies(const std::vector<PackId>& packs, const std::stop_token& stop) {
   const std::set<PackId> leaving(packs.begin(), packs.end());
   Index& index = chunks_.index();
@@ -164,7 +179,7 @@ void Pruner::vouch_for_copies(const std::vector<PackId>& packs, const std::stop_
       const auto place = index.place_of(record->first);
       if (!place || place->table >= marks_.size() || !marks_[place->table][place->entry]) continue;
       const auto other = index.at(*place);
-      if (!other || leaving.contains(other->second.pack)) continue;
+      if (!other || other->second.pack == record->second.pack) continue;
       check_stop(stop);
       if (chunks_.is_good(record->first, other->second)) continue;
       static_cast<void>(index.distrust(other->second.pack, {&record->first, 1}));
@@ -281,7 +296,7 @@ ReclaimResult Pruner::run(const ReclaimOptions& options) {
       names,
       [&](const ChunkId& id) {
         const auto places = chunks_.index().find(id);
-        if (!std::ranges::all_of(places, &Index::Location::doomed)) return;
+        if (std::ranges::none_of(places, &Index::Location::doomed) || stays(id)) return;
         late.insert(id);
         for (const Index::Location& place : places)
           needed.try_emplace(place.pack);

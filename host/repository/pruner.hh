@@ -51,6 +51,7 @@ class Pruner {
   void mark(ReclaimResult& result, const std::stop_token& stop);
   void count();
   [[nodiscard]] std::vector<PackId> candidates(const ReclaimOptions& options, ReclaimResult& result);
+  [[nodiscard]] bool stays(const ChunkId& id);
   void vouch_for_copies(const std::vector<PackId>& packs, const std::stop_token& stop);
   [[nodiscard]] std::map<PackId, std::vector<ChunkId>> needed_of(const std::vector<PackId>& packs);
   [[nodiscard]] std::set<std::string> others(const std::stop_token& stop);
@@ -65,7 +66,7 @@ class Pruner {
   Load load_;
   std::string lease_;
   std::function<void()> check_lease_;
-  std::set<std::string> seen_;            ///< ids of still points that were followed
+  std::set<std::string> seen_;            ///< names and ids of still points that were followed
   std::set<ChunkId> missing_;             ///< that they need, and nobody has
   std::vector<Index::PackInfo> packs_;    ///< when it was marked
   std::vector<std::vector<bool>> marks_;  ///< for each published table and entry: it is needed

@@ -33,8 +33,12 @@ namespace request = store_wire::request;
 namespace {
 
 /// Of a list, in all its pages: some millions of names.
-constexpr std::size_t max_list_bytes = std::size_t{2} << 30;
+constexpr std::size_t max_list_bytes = std::size_t{256} << 20;
+/// Of an object that is wanted as a whole: an index table, of some tens of millions of chunks.
+constexpr std::uint64_t max_view_bytes = std::uint64_t{2} << 30;
 constexpr std::chrono::seconds end_limit{5};
+/// For one answer, however many others come before it.
+constexpr std::chrono::hours longest_answer{1};
 
 constexpr const char* form = "name it as ssh://[USER@]HOST[:PORT]/PATH";
 
@@ -192,17 +196,14 @@ class RemoteStore::Connection {
       const std::scoped_lock lock(mutex_);
       waiting_.try_emplace(number);
     }
-    tell(head);
-    std::unique_lock lock(mutex_);
-    const auto answered = [&] { return failure_ || waiting_[number].complete; };
-    while (!answered() && SteadyClock::now() < heard_ + store_wire::patience)
-      changed_.wait_until(lock, heard_ + store_wire::patience);
-    Answer answer = std::move(waiting_[number]);
-    waiting_.erase(number);
-    if (!answer.complete) {
-      if (failure_) std::rethrow_exception(failure_);
-      throw Unreachable(fmt::format("{} gives no answer for {} s", host_, store_wire::patience.count()),
-                        "look at that machine and at the network, then try again");
+    Answer answer;
+    try {
+      tell(head);
+      answer = await(number);
+    } catch (...) {
+      const std::scoped_lock lock(mutex_);
+      waiting_.erase(number);
+      throw;
     }
     if (answer.message.head.contains("error")) throw_answer(answer.message.head);
     return std::move(answer.message);
@@ -213,6 +214,28 @@ class RemoteStore::Connection {
     store_wire::Message message;
     bool complete = false;
   };
+
+  /// Answers come in the requests' order: while others come, this one is on its way, up to a limit of its own.
+  Answer await(std::uint64_t number) {
+    std::unique_lock lock(mutex_);
+    const auto asked = SteadyClock::now();
+    const auto answered = [&] { return failure_ || waiting_.at(number).complete; };
+    for (;;) {
+      const auto limit = std::min(std::max(heard_, asked) + store_wire::patience, asked + longest_answer);
+      if (answered()) break;
+      if (SteadyClock::now() >= limit) {
+        lock.unlock();
+        fail(fmt::format("no answer for {} s", store_wire::patience.count()));
+        lock.lock();
+        break;
+      }
+      changed_.wait_until(lock, limit);
+    }
+    if (!waiting_.at(number).complete) std::rethrow_exception(failure_);
+    Answer answer = std::move(waiting_.at(number));
+    waiting_.erase(number);
+    return answer;
+  }
 
   void receive() noexcept {
     try {
@@ -254,8 +277,6 @@ class RemoteStore::Connection {
   void check() {
     const std::scoped_lock lock(mutex_);
     if (failure_) std::rethrow_exception(failure_);
-    // Who asks only now has not waited yet.
-    if (waiting_.size() <= 1) heard_ = SteadyClock::now();
   }
 
   std::string host_;
@@ -383,6 +404,7 @@ std::unique_ptr<ObjectReader> RemoteStore::reader(const std::string& name) {
 
 std::unique_ptr<ObjectView> RemoteStore::view(const std::string& name) {
   Reader object(connection_, name);
+  if (object.size() > max_view_bytes) throw Corruption(fmt::format("{}/{} is too long", url_, name));
   std::vector<std::byte> bytes(object.size());
   object.read(0, bytes);
   return memory_view(std::move(bytes));
@@ -407,6 +429,7 @@ std::vector<ObjectInfo> RemoteStore::list(std::string_view prefix) {
     const std::size_t end = rest.find('\n');
     if (end == std::string_view::npos) throw ProtocolError("the store's list is malformed");
     object.name = rest.substr(0, end);
+    if (!object.name.starts_with(prefix)) throw ProtocolError("the store lists what was not asked for");
     rest.remove_prefix(end + 1);
     objects.push_back(std::move(object));
   }

@@ -4,12 +4,14 @@
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "host/repository/append-only-store.hh"
+#include "host/repository/chunk-id.hh"
 #include "host/repository/directory-store.hh"
 #include "host/repository/store-wire.hh"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -29,9 +31,15 @@ namespace request = store_wire::request;
 constexpr std::size_t most_open = 1024;
 constexpr std::size_t longest_name = 1024;
 
-/// Parts that name something below the store's root, whatever they say.
+/// What lies in a store as an object. Trees do not: they hold the links of guests, which lead anywhere.
+constexpr std::array<std::string_view, 14> kinds{"config", "config.copy", "features",   "packs", "index",
+                                                 "locks",  "manifests",   "doomed",     "waits", "protected",
+                                                 "keys",   "reserve",     "quarantine", "tmp"};
+
+/// The name of something below the store's root.
 bool is_object_name(std::string_view name) {
-  if (name.empty() || name.size() > longest_name || name.find('\0') != std::string_view::npos) return false;
+  if (name.size() > longest_name || name.find('\0') != std::string_view::npos) return false;
+  if (std::ranges::find(kinds, name.substr(0, name.find('/'))) == kinds.end()) return false;
   while (true) {
     const std::size_t slash = name.find('/');
     const std::string_view part = name.substr(0, slash);
@@ -52,6 +60,20 @@ struct Writing {
   std::unique_ptr<ObjectWriter> object;
   std::optional<Error> failure;
 };
+
+/// "cluster-1f" or "keys": a lock may have no other name, for it lies beside the leases.
+bool is_lock_name(std::string_view name) {
+  constexpr std::string_view cluster = "cluster-";
+  if (name == "keys") return true;
+  std::array<std::byte, 1> number{};
+  return name.starts_with(cluster) && hex_to_bytes(name.substr(cluster.size()), number);
+}
+
+/// Without the slashes at its end.
+std::filesystem::path plain(const std::filesystem::path& path) {
+  const std::filesystem::path normal = path.lexically_normal();
+  return normal.has_filename() ? normal : normal.parent_path();
+}
 
 class Server {
  public:
@@ -144,8 +166,8 @@ Json Server::answer(std::string_view what, const store_wire::Message& message, s
     if (!is_id(lease)) throw ProtocolError("a lease is named otherwise");
     what == request::work_under ? store().work_under(lease) : store().drop_unfinished(lease);
   } else if (what == request::lock) {
-    const std::string name = name_of(head, "name");
-    if (name.find('/') != std::string::npos) throw ProtocolError("what is asked for is no lock's name");
+    const std::string name = json_string(head, "name", longest_name);
+    if (!is_lock_name(name)) throw ProtocolError("what is asked for is no lock's name");
     std::unique_ptr<StoreLock> lock = store().try_lock(name);
     if (!lock) return {{"locked", false}};
     add(locks_, number(), std::move(lock));
@@ -163,7 +185,7 @@ void Server::open_store(const Json& head) {
                       "install the same version of stillpoint on both");
   const std::string access = json_string(head, "access", 16);
   const std::filesystem::path wanted = json_string(head, "path", 4096);
-  if (wanted.lexically_normal() != options_.path.lexically_normal())
+  if (plain(wanted) != plain(options_.path))
     throw ConfigError(fmt::format("this account serves {}, and not {}", options_.path.native(), wanted.native()),
                       fmt::format("name ssh://HOST{}", options_.path.native()));
   StoreAccess kind = StoreAccess::read;
@@ -175,7 +197,7 @@ void Server::open_store(const Json& head) {
     kind = StoreAccess::write;
   }
   store_ = std::make_unique<DirectoryStore>(options_.path, kind);
-  if (options_.append_only) store_ = std::make_unique<AppendOnlyStore>(std::move(store_));
+  if (options_.append_only) store_ = std::make_unique<AppendOnlyStore>(std::move(store_), options_.domains);
 }
 
 void Server::begin_writing(const Json& head) {

@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::size_t prefix_bytes = 8;
 constexpr std::chrono::milliseconds stop_check{500};
+constexpr std::chrono::minutes idle_limit{15};
 
 void set_non_blocking(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
@@ -75,9 +76,11 @@ void Channel::write(std::span<const std::byte> bytes) {
   }
 }
 
-/// False when it was stopped before.
+/// False when it was stopped before. A server does not wait for ever for a client whose machine may be gone: those that
+/// work here renew a lease every two minutes.
 bool Channel::await_message() {
-  while (!stop_.stop_requested()) {
+  const Deadline idle(idle_limit);
+  while (!stop_.stop_requested() && !(stop_.stop_possible() && idle.passed())) {
     pollfd poll_fd{in_, POLLIN, 0};
     const int ready = ::poll(&poll_fd, 1, stop_.stop_possible() ? static_cast<int>(stop_check.count()) : -1);
     if (ready > 0) return true;

@@ -49,7 +49,8 @@ struct Message {
 /// Both directions of the stream. Sending may be done by several threads, receiving by one.
 class Channel {
  public:
-  /// Not owned; they are made non-blocking. May be the same. `stop` ends waiting for a message within half a second.
+  /// Not owned; they are made non-blocking. May be the same. `stop`: a server's, which ends waiting for a
+  /// message within half a second; a server also ends after 15 minutes without one.
   Channel(int in, int out, std::stop_token stop = {});
 
   /// Throws Unreachable when the other side is gone or takes nothing for `patience`.

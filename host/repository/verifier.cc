@@ -98,10 +98,10 @@ const std::string& MapCheck::stream_node(const ChunkId& id, unsigned level, std:
 
 namespace {
 
-/// What the pack was said to hold and does not: damaged records, and those that its scan has not found.
+/// What the pack was said to hold and does not: damaged records, and those that only the index knows of.
 std::vector<ChunkId> lost_chunks(Index& index, const PackId& pack, const PackCheck& check) {
   std::set<ChunkId> lost(check.damaged.begin(), check.damaged.end());
-  if (check.read && !check.problem.empty()) {
+  if (check.read) {
     std::set<ChunkId> seen(check.good.begin(), check.good.end());
     seen.insert(check.unreadable.begin(), check.unreadable.end());
     for (const ChunkId& chunk : index.chunks_of(pack))
@@ -127,7 +127,7 @@ void judge_pack(ChunkStore& chunks, const PackId& pack, const PackCheck& check, 
   const auto is_quarantined = [&](const ChunkId& chunk) { return index.in_quarantine(pack, chunk); };
   if (std::ranges::any_of(check.good, is_quarantined)) {
     index.trust(pack);
-    if (chunks.writable()) clear_quarantine(chunks.store(), pack);
+    if (chunks.writable() && chunks.store().may_remove()) clear_quarantine(chunks.store(), pack);
   }
   const std::vector<ChunkId> added = index.distrust(pack, lost);
   static_cast<void>(index.distrust(pack, check.unreadable));

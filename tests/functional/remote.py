@@ -167,13 +167,13 @@ class WithAllRights(Remote):
 
     def test_the_connection_is_cut(self):
         """In the middle of a backup: it says so, leaves nothing that is in the way, and the next one goes on."""
-        image = self.disk("large", 160 * MIB)
+        image = self.disk("large", 100 * MIB)
         before = self.packs()
         environment = {
             "PATH": os.environ["PATH"], "STILLPOINT_RSH": self.sshd.rsh("admin"), "STILLPOINT_REPOSITORY": self.url(),
         }
         with subprocess.Popen(
-            [PROGRAM, "backup", "web2", "--disk-image", f"vda={image}", "--limit", "40M"], env=environment,
+            [PROGRAM, "backup", "web2", "--disk-image", f"vda={image}", "--limit", "30M"], env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         ) as backup:
             wait_until(lambda: self.packs() > before, 60, "a pack is complete")
@@ -184,7 +184,7 @@ class WithAllRights(Remote):
         self.assertIn("the connection to 127.0.0.1 has ended", errors)
         wait_until(lambda: not list((self.path / "tmp").glob("*")), 20, "the server drops what was unfinished")
         taken = self.backup("web2", image)
-        self.assertLess(taken["disks"][0]["stored"], 120 * MIB, "what was stored before is stored again")
+        self.assertLess(taken["disks"][0]["stored"], 60 * MIB, "what was stored before is stored again")
         self.assertEqual(self.restored(taken["name"]), image.read_bytes())
 
 
@@ -255,23 +255,32 @@ class AddingOnly(Remote):
         index = next(name for name in before if name.startswith("index/"))
         pack = next(name for name in before if name.startswith("packs/"))
         doom = json.dumps({"format": 1, "packs": [pack[-32:]]})
-        day = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 86400))
+        lease = "locks/shared-" + 32 * "0" + ".0"
+        (self.path / lease).write_bytes(b"somebody's")
+        yesterday, day = (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + shift)) for shift in (-86400, 86400))
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with Channel(self.sshd, self.path) as intruder:
-            for name in (*before, "tmp/x", "locks/shared-" + 32 * "0" + ".0"):
+            # A name that was begun is not ours before it is there.
+            intruder.tell("write", object=900, name=lease)
+            for name in (*before, "tmp/x", lease):
                 self.assertIn("error", intruder.ask("remove", name=name), name)
             for name in (
                 pack, index, "config", f"manifests/{taken['name'].replace('@', '/')}",  # they are there already
                 "doomed/" + 32 * "0", "waits/" + 32 * "0", "keys/" + 32 * "0", "features/incompat.x", "reserve",
-                "trees/db3/x", "locks/exclusive-" + 32 * "0" + ".0",
-                f"manifests/db3/{day}", "manifests/db3/2020-01-01T00:00:00Z", "manifests/db3/soon", "manifests/x",
+                "locks/exclusive-" + 32 * "0" + ".0",
+                f"manifests/db3/{day}", f"manifests/db3/{yesterday}", f"manifests/other/{now}", "packs/ab", "manifests/db3/2020-01-01T00:00:00Z", "manifests/db3/soon", "manifests/x",
             ):
                 self.assertIn("error", intruder.put(name, doom.encode()), name)
             self.assertIn("error", intruder.ask("drop-unfinished", lease=32 * "0"))
         self.assertEqual(self.objects(), before)
+        self.assertEqual((self.path / lease).read_bytes(), b"somebody's")
+        (self.path / lease).unlink()
 
     def test_no_name_leads_out_of_the_repository(self):
         self.backup("db4", self.disk("fourth"), key="writer")
-        for name in ("../escaped", "packs/../../escaped", "/etc/passwd", "packs//x", "", "packs/./x", "packs/a\0b"):
+        (self.path / "trees").mkdir(exist_ok=True)
+        (self.path / "trees/link").symlink_to("/etc")
+        for name in ("trees/link/hostname", "trees/x", "../escaped", "packs/../../escaped", "/etc/passwd", "packs//x", "", "packs/./x", "packs/a\0b"):
             for what in ("remove", "exists", "open", "write"):
                 with Channel(self.sshd, self.path) as intruder:
                     with self.assertRaises((struct.error, AssertionError, BrokenPipeError)):
@@ -280,7 +289,12 @@ class AddingOnly(Remote):
                             intruder.put(name)
                         else:
                             intruder.ask(what, name=name, object=1)
+        for lock in ("exclusive-" + 32 * "0" + ".0", "shared-" + 32 * "0" + ".0", "../x"):
+            with Channel(self.sshd, self.path) as intruder:
+                with self.assertRaises((struct.error, AssertionError, BrokenPipeError)):
+                    intruder.ask("lock", name=lock, object=1)
         self.assertFalse((self.path.parent / "escaped").exists())
+        self.assertEqual(list((self.path / "locks").glob("*-0*")), [])
 
     def test_prune_by_who_may_does_not_believe_what_an_intruder_stored(self):
         """A pack of his own that claims to hold a chunk is no reason to give up the chunk."""
@@ -316,7 +330,7 @@ def main():
     unwind_on_signals()
     with scratch_directory() as scratch:
         path = scratch / "repository"
-        commands = {"admin": f"{PROGRAM} store {path}", "writer": f"{PROGRAM} store --append-only {path}"}
+        commands = {"admin": f"{PROGRAM} store {path}", "writer": f"{PROGRAM} store --append-only --domain 'db*' {path}"}
         with Sshd(scratch, commands) as sshd:
             Remote.scratch, Remote.sshd, Remote.path = scratch, sshd, path
             made = subprocess.run(

@@ -11,7 +11,8 @@ using Step = FaultyStore::Step;
 
 class FaultyWriter : public ObjectWriter {
  public:
-  FaultyWriter(FaultyStore& store, std::unique_ptr<ObjectWriter> real) : store_(store), real_(std::move(real)) {}
+  FaultyWriter(FaultyStore& store, std::unique_ptr<ObjectWriter> real, std::string name)
+      : store_(store), real_(std::move(real)), name_(std::move(name)) {}
 
   void append(std::span<const std::byte> bytes) override {
     store_.step(Step::change);
@@ -23,12 +24,13 @@ class FaultyWriter : public ObjectWriter {
   void commit() override {
     store_.step(Step::change);
     real_->commit();
-    store_.step(Step::changed);
+    store_.committed(name_);
   }
 
  private:
   FaultyStore& store_;
   std::unique_ptr<ObjectWriter> real_;
+  std::string name_;
 };
 
 class FaultyReader : public ObjectReader {
@@ -49,7 +51,7 @@ class FaultyReader : public ObjectReader {
 
 std::unique_ptr<ObjectWriter> FaultyStore::writer(std::string name) {
   step(Step::change);
-  return std::make_unique<FaultyWriter>(*this, real_->writer(std::move(name)));
+  return std::make_unique<FaultyWriter>(*this, real_->writer(name), name);
 }
 
 std::unique_ptr<ObjectReader> FaultyStore::reader(const std::string& name) {

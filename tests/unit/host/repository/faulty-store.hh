@@ -35,11 +35,20 @@ class FaultyStore : public Store {
   [[nodiscard]] std::unique_ptr<StoreLock> try_lock(const std::string& name) override { return real_->try_lock(name); }
 
   void step(Step step) { fault_(step, ++number_); }
+  /// After a commit. `name`: of the object, for a fault that undoes or tears what was just made.
+  void committed(const std::string& name) {
+    committed_ = name;
+    step(Step::changed);
+    committed_.clear();
+  }
+  /// The object whose commit is at its last step; empty otherwise.
+  [[nodiscard]] const std::string& just_committed() const noexcept { return committed_; }
 
  private:
   std::unique_ptr<Store> real_;
   Fault fault_;
   std::atomic<std::uint64_t> number_{0};
+  inline static thread_local std::string committed_;
 };
 
 }  // namespace stillpoint::test

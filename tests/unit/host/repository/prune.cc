@@ -285,3 +285,24 @@ TEST_CASE("protected still points stay") {
   repository.remove(name);
   CHECK_THROWS_AS(repository.remove(name), NotFound);
 }
+
+TEST_CASE("a still point that has another one's id does not stand for it") {
+  const Quiet quiet;
+  const Sample sample;
+  {
+    Repository repository = open(sample);
+    // Of some of them the listing comes first.
+    for (int i = 0; i < 12; ++i) {
+      Manifest forged = sample.manifest;
+      forged.domain = fmt::format("forged{}", i);
+      forged.name = forged.domain + "@2026-11-22T08:20:11Z";
+      forged.disks.clear();
+      forged.dumps.clear();
+      repository.commit(forged);
+    }
+  }
+  make_old(sample);
+  static_cast<void>(open(sample).reclaim({}));
+  CHECK(sample.reads());
+  CHECK(whole(sample));
+}

@@ -15,6 +15,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <set>
 #include <utility>
 
 using namespace stillpoint;
@@ -23,7 +24,23 @@ namespace fs = std::filesystem;
 
 namespace {
 
-enum class Kind { none, die, fail_change, fail_read };
+enum class Kind {
+  none,
+  die,
+  fail_change,
+  fail_read,
+  tear,  ///< power fails, and of the object that was just made there is half
+  lose,  ///< power fails, and the object that was just made is not there
+};
+
+/// What a disk that lies about its syncs leaves of a file.
+[[noreturn]] void lose_power(const fs::path& object, Kind kind) {
+  if (kind == Kind::lose)
+    fs::remove(object);
+  else
+    fs::resize_file(object, fs::file_size(object) / 2);
+  ::_exit(1);
+}
 
 /// What was promised: names of still points and the seeds of their disks.
 class Promises {
@@ -85,15 +102,24 @@ void work(const std::shared_ptr<Store>& store, Promises& promises) {
 }
 
 /// Runs it in a process of its own, with the fault at that step; returns the steps that it took.
-std::uint64_t run(const std::string& url, Promises& promises, Kind kind, std::uint64_t at, std::uint64_t& hit) {
+std::uint64_t run(const std::string& url, Promises& promises, Kind kind, std::uint64_t at, std::uint64_t& hit,
+                  std::set<std::uint64_t>* commits = nullptr) {
   const fs::path counted = fs::path(url).parent_path() / "steps";
   fs::remove(counted);
   const pid_t child = ::fork();
   if (child == 0) {
     set_log_level(LogLevel::error);
     bool struck = false;
+    const FaultyStore* faulty = nullptr;
+    std::ofstream committed(fs::path(url).parent_path() / "commits");
     const auto fault = [&](FaultyStore::Step step, std::uint64_t number) {
+      const bool is_commit = faulty != nullptr && !faulty->just_committed().empty();
+      if (is_commit) committed << number << std::endl;
       if (number != at || step == FaultyStore::Step::look) return;
+      if (kind == Kind::tear || kind == Kind::lose) {
+        if (is_commit) lose_power(fs::path(url) / faulty->just_committed(), kind);
+        return;
+      }
       const bool read = step == FaultyStore::Step::read;
       if (kind == Kind::none || read != (kind == Kind::fail_read)) return;
       if (kind == Kind::die) ::_exit(1);
@@ -102,6 +128,7 @@ std::uint64_t run(const std::string& url, Promises& promises, Kind kind, std::ui
       throw StorageError("injected");
     };
     const auto store = std::make_shared<FaultyStore>(open_store(url, StoreAccess::write), fault);
+    faulty = store.get();
     try {
       work(store, promises);
     } catch (const Error&) {
@@ -117,6 +144,11 @@ std::uint64_t run(const std::string& url, Promises& promises, Kind kind, std::ui
   bool struck = WEXITSTATUS(status) != 0;
   std::ifstream(counted) >> steps >> struck;
   hit += struck ? 1 : 0;
+  if (commits != nullptr) {
+    std::ifstream file(fs::path(url).parent_path() / "commits");
+    for (std::uint64_t number = 0; file >> number;)
+      commits->insert(number);
+  }
   return steps;
 }
 
@@ -218,4 +250,52 @@ TEST_CASE("dying or failing at any step loses nothing that was acknowledged") {
   }
   MESSAGE(hit << " faults injected");
   CHECK(hit > 100);
+}
+
+TEST_CASE("losing or tearing what was made last harms nothing that was acknowledged before") {
+  const Quiet quiet;
+  std::uint64_t hit = 0;
+  std::set<std::uint64_t> commits;
+  {
+    const Scratch scratch;
+    Promises promises(scratch.path() / "promises");
+    two_nights(scratch.repository(), promises);
+    static_cast<void>(run(scratch.repository(), promises, Kind::none, 0, hit, &commits));
+  }
+  CHECK(commits.size() >= 10);
+  for (const Kind kind : {Kind::tear, Kind::lose})
+    for (const std::uint64_t at : commits) {
+      CAPTURE(static_cast<int>(kind));
+      CAPTURE(at);
+      const Scratch scratch;
+      Promises promises(scratch.path() / "promises");
+      two_nights(scratch.repository(), promises);
+      static_cast<void>(run(scratch.repository(), promises, kind, at, hit));
+      const auto kept = promises.kept();
+      const auto whole = [&] {
+        Repository repository(scratch.repository(), Repository::Mode::write);
+        VerifyOptions options;
+        options.read_percent = 100;
+        // The one that nobody was told of may be in ruins, and is named then.
+        for (const DamagedStillPoint& damaged : repository.verify({}, options).damaged) {
+          CAPTURE(damaged.name);
+          CHECK(!kept.contains(damaged.name));
+          repository.remove(damaged.name);
+        }
+      };
+      whole();
+      check(scratch.repository(), promises);
+      {
+        Repository repository(scratch.repository(), Repository::Mode::write);
+        back_up(repository, promises, 5);
+        try {
+          static_cast<void>(repository.reclaim({}));
+        } catch (const Locked&) {
+          // A torn lease is somebody's for a while.
+        }
+      }
+      check(scratch.repository(), promises);
+    }
+  MESSAGE(hit << " faults injected");
+  CHECK(hit == 2 * commits.size());
 }

@@ -6,7 +6,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <functional>
 
 using namespace stillpoint;
 using namespace stillpoint::test;
@@ -134,6 +136,53 @@ TEST_CASE("of a chunk that is stored twice prune keeps a copy that it has read")
     CHECK(sample.reads());
     CHECK(verify(sample, 100).damaged.empty());
   }
+}
+
+namespace {
+
+/// Writes what the repository has not, as it was before `hidden` was there: a pack with copies of its own.
+void store_beside(const Sample& sample, const fs::path& hidden, const std::function<void(Repository&)>& store) {
+  const fs::path aside = sample.scratch.path() / "aside";
+  fs::rename(hidden, aside);
+  {
+    Repository repository(sample.scratch.repository(), Repository::Mode::write);
+    store(repository);
+  }
+  fs::rename(aside, hidden);
+}
+
+}  // namespace
+
+TEST_CASE("a pack that is rewritten gives up no chunk for a rotten copy in a pack that stays") {
+  const Quiet quiet;
+  const Sample sample(5 * small_chunks, 0);
+  const fs::path first = only_file(sample.root() / "packs");
+  // The first chunk is needed of both packs, and little else of the first one.
+  Bytes other = text_bytes(6 * small_chunks, 77);
+  std::copy_n(sample.disk.begin(), small_chunks, other.begin());
+  Bytes kept(5 * small_chunks);
+  std::copy_n(sample.disk.begin(), small_chunks, kept.begin());
+  fs::path second;
+  store_beside(sample, first, [&](Repository& repository) {
+    // The shared chunk alone, so that it comes first in its pack.
+    static_cast<void>(write_whole(repository, std::span(other).first(small_chunks)));
+    static_cast<void>(commit(repository, "web2", write_whole(repository, other)));
+    second = only_file(sample.root() / "packs");
+  });
+  DiskMap kept_map;
+  {
+    Repository repository(sample.scratch.repository(), Repository::Mode::write);
+    kept_map = write_whole(repository, kept);
+    static_cast<void>(commit(repository, "web3", kept_map));
+    repository.remove(sample.manifest.name);
+  }
+  flip(second, first_payload + 10, std::byte{1});
+  for (const fs::path& pack : files_below(sample.root() / "packs"))
+    fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+  static_cast<void>(Repository(sample.scratch.repository(), Repository::Mode::write).reclaim({}));
+  CHECK(!fs::exists(first));
+  Repository repository(sample.scratch.repository(), Repository::Mode::write);
+  CHECK((read_whole(repository, kept_map) == kept));
 }
 
 TEST_CASE("a pack that is cut short or gone is noticed at once, and stored again") {
