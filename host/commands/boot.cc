@@ -50,8 +50,9 @@ ExitCode boot_still_point(const BootOptions& options, const Invocation& invocati
   const auto begun = SteadyClock::now();
   const auto [access, manifest] = open_to_serve(invocation, options.name);
   const BootRequest request = request_for(options, manifest.domain + "-boot");
+  if (!options.commit.empty()) check_commit(manifest, request, std::filesystem::absolute(options.commit));
   Connection libvirt(invocation.libvirt_uri);
-  const Booted booted = boot(libvirt, manifest, access, request);
+  const Booted booted = boot(libvirt, manifest, access, request, invocation.stop);
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
   if (!invocation.json) {
     print_result(fmt::format("{} runs as {}{}, started in {}\n", printable(manifest.name), printable(request.name),

@@ -16,8 +16,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 namespace stillpoint {
@@ -30,6 +32,7 @@ struct DumpOptions {
   std::string to;
   std::string into;
   std::vector<std::string> tables;
+  bool no_roles = false;
   bool overwrite = false;
 };
 
@@ -65,6 +68,11 @@ bool is_postgresql(const DumpRecord& dump) {
 
 /// What there is to choose a table from: PostgreSQL's and MySQL's dumps have tables, others' are files.
 void check_engine(const DumpRecord& dump, std::string_view wish) {
+  const std::string_view part = std::string_view(dump.name).substr(dump.name.rfind('/') + 1);
+  if (part.starts_with('@'))
+    throw UsageError(
+        fmt::format("{} is not the dump of one database, so {} means nothing to it", printable(dump.name), wish),
+        "write it to a file with --to, and look at it");
   if (!is_postgresql(dump) && !dump.name.starts_with("mariadb/") && !dump.name.starts_with("mysql/"))
     throw UsageError(fmt::format("{} is no dump of PostgreSQL, MariaDB or MySQL, so {} means nothing to it",
                                  printable(dump.name), wish),
@@ -79,20 +87,33 @@ std::unique_ptr<DumpFilter> filter_for(const DumpRecord& dump, const DumpOptions
                                 : mysql_table_filter(options.tables, std::move(sink));
 }
 
-/// The roles that the dump's statements name and the server lacks. Those that it has are as they are: their passwords
-/// and rights are its own.
-void load_roles(Repository& repository, const Manifest& manifest, const DumpRecord& dump, DumpDestination& destination,
-                const Invocation& invocation) {
+/// In double quotes, as PostgreSQL reads a name whatever it holds.
+std::string quoted(const std::string& name) {
+  std::string text = "\"";
+  for (const char c : name)
+    text += c == '"' ? "\"\"" : std::string(1, c);
+  return text + "\"";
+}
+
+/// The roles that own what is in the dump, and that the server lacks: they can do nothing but own. What they may do,
+/// and by which password, was the guest's to say on its own server, and is the operator's to say on this one.
+std::vector<std::string> make_roles(Repository& repository, const Manifest& manifest, const DumpRecord& dump,
+                                    DumpDestination& destination, const Invocation& invocation) {
   const std::string instance = dump.name.substr(0, dump.name.rfind('/'));
   const auto globals =
       std::ranges::find_if(manifest.dumps, [&](const DumpRecord& d) { return d.name == instance + "/@globals"; });
-  if (globals == manifest.dumps.end() || !globals->failure.empty()) return;
+  if (globals == manifest.dumps.end() || !globals->failure.empty()) return {};
+  RoleNames wanted;
+  repository.read_dump(globals->map, [&](std::span<const std::byte> bytes) { wanted.write(bytes); });
+  const std::set<std::string> there = destination.roles();
+  std::vector<std::string> made;
+  std::ranges::set_difference(wanted.names(), there, std::back_inserter(made));
+  if (made.empty()) return {};
   const std::unique_ptr<DumpLoading> loading = destination.load(invocation.stop);
-  const auto filter =
-      missing_roles_filter(destination.roles(), [&](std::span<const std::byte> bytes) { loading->write(bytes); });
-  repository.read_dump(globals->map, [&](std::span<const std::byte> bytes) { filter->write(bytes); });
-  filter->finish();
+  for (const std::string& name : made)
+    loading->write(as_bytes(fmt::format("CREATE ROLE {} NOLOGIN;\n", quoted(name))));
   loading->finish();
+  return made;
 }
 
 ExitCode load(Repository& repository, const Manifest& manifest, const DumpRecord& dump, const DumpOptions& options,
@@ -105,10 +126,12 @@ ExitCode load(Repository& repository, const Manifest& manifest, const DumpRecord
                          ? fmt::format("'{}' is not empty: it has {} tables", printable(options.into), there)
                          : fmt::format("'{}' has a table of that name already", printable(options.into)),
                      "name a database that was just created, and look at what is there before you replace it");
+  std::vector<std::string> roles;
   {
     Progress progress(invocation.progress, STDERR_FILENO);
     WatchedProgress watched(progress.line(dump.name), invocation.stop, "stopped while a dump was loaded");
-    if (is_postgresql(dump)) load_roles(repository, manifest, dump, *destination, invocation);
+    if (is_postgresql(dump) && !options.no_roles)
+      roles = make_roles(repository, manifest, dump, *destination, invocation);
     const std::unique_ptr<DumpLoading> loading = destination->load(invocation.stop);
     const auto filter = filter_for(dump, options, [&](std::span<const std::byte> bytes) { loading->write(bytes); });
     write_dump(repository, dump, watched, [&](std::span<const std::byte> bytes) { filter->write(bytes); });
@@ -118,10 +141,16 @@ ExitCode load(Repository& repository, const Manifest& manifest, const DumpRecord
   const DatabaseReport* database = database_of(manifest, dump.name);
   const Json position = database != nullptr ? Json(database->position) : Json::object();
   if (invocation.json) {
-    print_json({{"name", manifest.name}, {"dump", dump.name}, {"into", options.into}, {"position", position}});
+    print_json({{"name", manifest.name},
+                {"dump", dump.name},
+                {"into", options.into},
+                {"roles", roles},
+                {"position", position}});
   } else {
     print_result(fmt::format("loaded {} of {} into {}\n", printable(dump.name), printable(manifest.name),
                              printable(options.into)));
+    for (const std::string& role : roles)
+      print_result(fmt::format("  made role {}, without a right to log in\n", printable(role)));
     for (const auto& [key, value] : position.items())
       print_result(fmt::format("  {} of this instant: {}\n", printable(key),
                                printable(value.is_string() ? value.get<std::string>() : dump_json(value))));
@@ -182,6 +211,7 @@ RunVerb add_dump(CLI::App& parser) {
   parser.add_option("--table", options->tables, "only this table: its definition, its rows and its keys")
       ->type_name("TABLE")
       ->allow_extra_args(false);
+  parser.add_flag("--no-roles", options->no_roles, "with --into, make no roles: those that the dump names are there");
   parser.add_flag("--overwrite", options->overwrite, "replace the file if it is there");
   return [options](const Invocation& invocation) { return dump(*options, invocation); };
 }

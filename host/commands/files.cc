@@ -14,6 +14,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <fnmatch.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,6 +28,7 @@ namespace {
 struct FilesOptions {
   std::string file;
   std::string target = ".";
+  std::string pattern;
 };
 
 /// A still point whose files are looked at.
@@ -110,6 +112,54 @@ ExitCode ls(const FilesOptions& options, const Invocation& invocation) {
   return ExitCode::success;
 }
 
+/// Prints what a walk comes to, as it comes: there may be millions.
+class Finds : public TreeSink {
+ public:
+  /// `place`: where the walk begins in its file system; `path`: what the guest calls that.
+  Finds(const GuestFiles::Place& place, std::string path, const FilesOptions& options, const Invocation& invocation)
+      : place_(place), path_(std::move(path)), options_(options), invocation_(invocation) {
+    while (path_.ends_with('/'))
+      path_.pop_back();
+  }
+
+  void entry(const TreeEntry& entry) override {
+    if (invocation_.stop.stop_requested()) throw Interrupted("stopped while looking");
+    const std::string base = entry.path.substr(entry.path.rfind('/') + 1);
+    if (!options_.pattern.empty() && ::fnmatch(options_.pattern.c_str(), base.c_str(), 0) != 0) return;
+    std::string below = entry.path.substr(std::min(place_.path.size(), entry.path.size()));
+    if (!below.empty() && !below.starts_with('/')) below.insert(0, "/");
+    const std::string path = path_ + below;
+    if (!invocation_.json) return print_result(printable(path.empty() ? "/" : path) + "\n");
+    Json row = entry_json(entry);
+    row["name"] = path.empty() ? "/" : path;
+    print_result((found_++ == 0 ? "[" : ",\n ") + dump_json(row));
+  }
+  void finish() {
+    if (invocation_.json) print_result(found_ == 0 ? "[]\n" : "]\n");
+  }
+
+ private:
+  const GuestFiles::Place& place_;
+  std::string path_;
+  const FilesOptions& options_;
+  const Invocation& invocation_;
+  std::uint64_t found_ = 0;
+};
+
+ExitCode find(const FilesOptions& options, const Invocation& invocation) {
+  const FileName name = parse_file_name(options.file);
+  if (name.path.empty())
+    throw UsageError(fmt::format("'{}' names no directory", options.file), "add its path, as in web1:/etc");
+  Opened opened(invocation, name);
+  const auto place = opened.files.find(name.file_system, name.path, name.path.ends_with('/'));
+  Finds finds(place, name.path, options, invocation);
+  opened.files.walk(place, true, finds);
+  finds.finish();
+  for (const std::string& warning : opened.files.warnings())
+    log_warning("{}", warning);
+  return ExitCode::success;
+}
+
 void write_zeros(std::uint64_t length, const std::stop_token& stop) {
   static constexpr std::array<std::byte, 65536> zeros{};
   for (; length > 0; length -= std::min<std::uint64_t>(length, zeros.size())) {
@@ -175,18 +225,22 @@ RunVerb add_files(CLI::App& parser) {
   const auto add = [&](const char* verb, const char* summary) {
     CLI::App* sub = parser.add_subcommand(verb, summary);
     sub->fallthrough();
-    sub->footer("FilesOptions of every verb: stillpoint --help");
+    sub->footer("Options of every verb: stillpoint --help");
     return sub;
   };
   CLI::App* const list = add("ls", "list a directory, or the file systems of a still point");
   list->add_option("FILE", options->file, std::string(file) + "; NAME alone lists the file systems")->required();
+  CLI::App* const search = add("find", "list a directory with all below it, or what of it has a name");
+  search->add_option("FILE", options->file, file)->required();
+  search->add_option("--name", options->pattern, "only names that match, as in '*.cnf'")->type_name("PATTERN");
   CLI::App* const read = add("cat", "write a file to standard output");
   read->add_option("FILE", options->file, file)->required();
   CLI::App* const copy = add("cp", "copy a file or a directory with all below it, with its metadata");
   copy->add_option("FILE", options->file, file)->required();
   copy->add_option("TARGET", options->target, "a directory, a new name, or - for standard output (.)");
-  return [options, list, read](const Invocation& invocation) {
+  return [options, list, search, read](const Invocation& invocation) {
     if (list->parsed()) return ls(*options, invocation);
+    if (search->parsed()) return find(*options, invocation);
     return read->parsed() ? cat(*options, invocation) : cp(*options, invocation);
   };
 }

@@ -5,6 +5,7 @@
 #include "host/commands/disk-choice.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
+#include "host/commands/restore-domain.hh"
 #include "host/commands/watched-progress.hh"
 #include "host/repository/repository.hh"
 #include "host/restore/restore-disk.hh"
@@ -13,7 +14,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <filesystem>
 #include <memory>
 
 namespace stillpoint {
@@ -26,6 +27,9 @@ struct RestoreOptions {
   std::string to;
   std::string format;
   std::string limit;
+  std::string domain_name;
+  bool in_place = false;
+  bool define = false;
   bool overwrite = false;
 };
 
@@ -36,9 +40,38 @@ std::string format_of(const RestoreOptions& options, const DiskRecord& record, b
   return record.format == "qcow2" && !stream ? "qcow2" : "raw";
 }
 
+/// Which of the two ways is meant, before anything is opened.
+void check_options(const RestoreOptions& options) {
+  const bool whole = options.disk.empty();
+  if (options.in_place && !(whole && options.to.empty() && options.overwrite && options.domain_name.empty()))
+    throw UsageError("--in-place replaces all disks of a domain where they are",
+                     "give it with --overwrite, and without --disk, --to and --name");
+  if (!options.in_place && options.to.empty())
+    throw UsageError("where to restore it is not said",
+                     whole ? "name a directory with --to, or use --in-place" : "name a file with --to");
+  if (whole && !options.format.empty())
+    throw UsageError("--format is for one disk", "name the disk with --disk; all of them keep their formats");
+  if (whole && options.to == "-") throw UsageError("only one disk fits into a stream", "name it with --disk");
+  if (options.domain_name.find('/') != std::string::npos)
+    throw UsageError(fmt::format("'{}' is no domain's name", printable(options.domain_name)));
+  if (!whole && (options.define || !options.domain_name.empty()))
+    throw UsageError("--define and --name are for a whole domain", "leave --disk out");
+}
+
 ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
+  check_options(options);
   Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
+  const std::uint64_t rate = options.limit.empty() ? 0 : parse_size(options.limit);
+  const auto limit = rate == 0 ? nullptr : std::make_unique<RateLimit>(rate, invocation.stop);
+  if (options.disk.empty()) {
+    const DomainRestore wanted{
+        .directory = options.in_place ? std::filesystem::path() : std::filesystem::absolute(options.to),
+        .name = options.domain_name,
+        .define = options.define,
+        .overwrite = options.overwrite};
+    return restore_domain(repository, manifest, wanted, limit.get(), invocation);
+  }
   const DiskRecord& record = choose_disk(manifest, options.disk);
   const bool to_stdout = options.to == "-";
   const std::string format = format_of(options, record, to_stdout);
@@ -46,8 +79,6 @@ ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
     throw UsageError("--json and a disk cannot share standard output", "write the disk to a file");
   if (to_stdout && ::isatty(STDOUT_FILENO) == 1)
     throw UsageError("a disk is nothing for a terminal", "redirect standard output, or name a file");
-  const std::uint64_t rate = options.limit.empty() ? 0 : parse_size(options.limit);
-  const auto limit = rate == 0 ? nullptr : std::make_unique<RateLimit>(rate, invocation.stop);
   const auto begun = SteadyClock::now();
   {
     Progress progress(invocation.progress, STDERR_FILENO);
@@ -79,11 +110,17 @@ ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
 RunVerb add_restore(CLI::App& parser) {
   const auto options = std::make_shared<RestoreOptions>();
   parser.add_option("NAME", options->name, "a still point, DOMAIN@latest or DOMAIN")->required();
-  parser.add_option("--disk", options->disk, "the disk, as 'stillpoint show' names it")->type_name("vda")->required();
+  parser.add_option("--disk", options->disk, "only this disk, as 'stillpoint show' names it")->type_name("vda");
   parser
-      .add_option("--to", options->to, "the image to make, a block device with --overwrite, or - for standard output")
-      ->type_name("FILE")
-      ->required();
+      .add_option(
+          "--to", options->to,
+          "a directory for all disks and the domain's definition; for one disk the image to make, a block device with "
+          "--overwrite, or - for standard output")
+      ->type_name("PATH");
+  parser.add_flag("--in-place", options->in_place, "replace the disks of the domain, which must be shut off");
+  parser.add_flag("--define", options->define, "define the domain in libvirt, on the restored disks");
+  parser.add_option("--name", options->domain_name, "make it a new domain: another name, UUID and MAC addresses")
+      ->type_name("DOMAIN");
   parser.add_option("--format", options->format, "raw or qcow2 (as the disk was)")
       ->type_name("FORMAT")
       ->check(CLI::IsMember({"raw", "qcow2"}));

@@ -18,6 +18,7 @@ namespace stillpoint {
 namespace {
 
 constexpr std::size_t most_names_in_hint = 8;
+constexpr std::chrono::seconds define_limit{60};
 
 std::string named(const std::string& uri) {
   return uri.empty() ? "libvirt" : fmt::format("libvirt at {}", uri);
@@ -121,11 +122,22 @@ bool Connection::has(const std::string& name) {
   }
 }
 
+std::optional<UserAndGroup> Connection::qemu_user() {
+  const std::shared_ptr<virConnect> connection = session_->connection();
+  const CPtr<char, std::free> text(virConnectGetCapabilities(connection.get()));
+  if (!text) throw_virt<Unreachable>("libvirt does not say what it can do");
+  return parse_qemu_user(text.get());
+}
+
 Domain Connection::define(const std::string& xml) {
   const std::shared_ptr<virConnect> connection = session_->connection();
-  const VirtDomainPtr defined(virDomainDefineXMLFlags(connection.get(), xml.c_str(), 0));
-  if (!defined) throw_virt<CaptureError>("libvirt does not take the new domain");
-  return Domain(std::make_shared<Domain::State>(session_, virDomainGetName(defined.get()), uuid_of(defined.get())));
+  auto defined = bounded_call(Deadline(define_limit), [connection, xml] {
+    const VirtDomainPtr domain(virDomainDefineXMLFlags(connection.get(), xml.c_str(), 0));
+    if (!domain) throw_virt<CaptureError>("libvirt does not take the new domain");
+    return std::pair<std::string, std::string>(virDomainGetName(domain.get()), uuid_of(domain.get()));
+  });
+  if (!defined) throw Unreachable("libvirt does not answer when a domain is defined");
+  return Domain(std::make_shared<Domain::State>(session_, std::move(defined->first), std::move(defined->second)));
 }
 
 }  // namespace stillpoint

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "host/guest/domain-xml.hh"
 #include "host/guest/domain.hh"
 
 #include <memory>
@@ -19,6 +20,8 @@ class Connection {
   /// By name or UUID. Throws NotFound (naming what is there), Unreachable.
   [[nodiscard]] Domain domain(const std::string& name);
   [[nodiscard]] bool has(const std::string& name);
+  /// Whom QEMU runs as here by default; empty where libvirt does not tell, and files are left as they are.
+  [[nodiscard]] std::optional<UserAndGroup> qemu_user();
   /// A new domain of that XML. Throws CaptureError with libvirt's reason, Unreachable.
   [[nodiscard]] Domain define(const std::string& xml);
 

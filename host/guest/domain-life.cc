@@ -3,6 +3,7 @@
 
 #include "common/clock.hh"
 #include "common/errors.hh"
+#include "common/log.hh"
 #include "host/guest/bounded-call.hh"
 #include "host/guest/session.hh"
 #include "host/guest/virt-error.hh"
@@ -12,8 +13,10 @@
 #include <pugixml.hpp>
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <sstream>
+#include <system_error>
 #include <thread>
 
 namespace stillpoint {
@@ -22,6 +25,12 @@ namespace {
 
 constexpr std::chrono::seconds call_limit{60};
 constexpr std::chrono::milliseconds look_interval{200};
+
+/// Of a block job; a call that comes too late still writes here.
+struct Seen {
+  virDomainBlockJobInfo info{};
+  int found = 0;
+};
 
 /// Calls libvirt with the domain; what it returns below zero is an error.
 void call(const Domain& domain, std::string_view what, const std::function<int(virDomainPtr)>& function) {
@@ -71,24 +80,33 @@ void move_disk(const Domain& domain, const std::string& target, const std::files
     call(domain, "end the copy of the disk of",
          [target, flags](virDomainPtr it) { return virDomainBlockJobAbort(it, target.c_str(), flags); });
   };
-  for (;;) {
-    virDomainBlockJobInfo info{};
-    bool running = false;
-    call(domain, "look at the copy of the disk of", [&](virDomainPtr it) {
-      const int found = virDomainGetBlockJobInfo(it, target.c_str(), &info, 0);
-      running = found == 1;
-      return found;
-    });
-    if (!running) throw CaptureError(fmt::format("the copy of disk {} has ended: its target failed", target));
-    done(info.cur, info.end);
-    if (stop.stop_requested()) {
-      end(0);
-      throw Interrupted("stopped while a disk was copied: the domain goes on where it was");
+  bool moving = false;
+  try {
+    for (;;) {
+      const auto seen = std::make_shared<Seen>();
+      call(domain, "look at the copy of the disk of", [target, seen](virDomainPtr it) {
+        return seen->found = virDomainGetBlockJobInfo(it, target.c_str(), &seen->info, 0);
+      });
+      if (seen->found != 1) throw CaptureError(fmt::format("the copy of disk {} has ended: its target failed", target));
+      done(seen->info.cur, seen->info.end);
+      if (stop.stop_requested()) throw Interrupted("stopped while a disk was copied: the domain goes on where it was");
+      if (seen->info.end > 0 && seen->info.cur == seen->info.end) break;
+      std::this_thread::sleep_for(look_interval);
     }
-    if (info.end > 0 && info.cur == info.end) break;
-    std::this_thread::sleep_for(look_interval);
+    moving = true;
+    end(VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT);
+  } catch (...) {
+    // Whether it has moved over is not known then: both images stay.
+    if (moving) throw;
+    try {
+      end(0);
+    } catch (const std::exception& error) {
+      log_warning("{}", error.what());
+    }
+    std::error_code ignored;
+    if (std::filesystem::is_regular_file(image, ignored)) std::filesystem::remove(image, ignored);
+    throw;
   }
-  end(VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT);
 }
 
 }  // namespace stillpoint

@@ -125,6 +125,16 @@ DomainDefinition parse_domain_xml(std::string_view xml, bool running) {
   return definition;
 }
 
+std::optional<UserAndGroup> parse_qemu_user(std::string_view xml) {
+  const pugi::xml_document document = parse(xml, "capabilities");
+  for (const pugi::xml_node& model : document.child("capabilities").child("host").children("secmodel")) {
+    if (std::string_view(model.child("model").text().as_string()) != "dac") continue;
+    for (const pugi::xml_node& label : model.children("baselabel"))
+      if (const auto owner = parse_dac_label(label.text().as_string())) return owner;
+  }
+  return std::nullopt;
+}
+
 std::vector<CheckpointDisk> parse_checkpoint_xml(std::string_view xml, bool with_sizes) {
   const pugi::xml_document document = parse(xml, "domaincheckpoint");
   std::vector<CheckpointDisk> disks;

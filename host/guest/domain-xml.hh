@@ -38,6 +38,9 @@ struct DomainDefinition {
 /// Reads libvirt's XML of a domain; `running` decides what can be read of a disk. Throws Error when it is not such XML.
 [[nodiscard]] DomainDefinition parse_domain_xml(std::string_view xml, bool running);
 
+/// Whom QEMU runs as, by libvirt's XML of its capabilities: that of the DAC security model. Empty when there is none.
+[[nodiscard]] std::optional<UserAndGroup> parse_qemu_user(std::string_view xml);
+
 /// The disks that a checkpoint's XML says it covers ("vda"), and whether it knows the bitmap to be usable.
 struct CheckpointDisk {
   std::string target;

@@ -42,6 +42,12 @@ bool Domain::running() const {
   return active == 1;
 }
 
+bool Domain::has_saved_memory() const {
+  const int saved = virDomainHasManagedSaveImage(state_->reach().get(), 0);
+  if (saved < 0) throw_virt<Unreachable>(fmt::format("cannot read the state of {}", name()));
+  return saved == 1;
+}
+
 std::string Domain::xml() const {
   return live_or_defined_xml(state_->reach().get(), name());
 }

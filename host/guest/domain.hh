@@ -42,6 +42,8 @@ class Domain {
   [[nodiscard]] const std::string& name() const;
   [[nodiscard]] const std::string& uuid() const;
   [[nodiscard]] bool running() const;
+  /// Whether its memory was saved, so that it goes on from there when it is started.
+  [[nodiscard]] bool has_saved_memory() const;
   /// The live definition when it runs, with secrets left out.
   [[nodiscard]] std::string xml() const;
   [[nodiscard]] std::vector<DomainDisk> disks() const;

@@ -41,28 +41,55 @@ class Definition {
 
   void change() {
     domain_.remove_attribute("id");
-    child(domain_, "name").text() = wanted_.name.c_str();
-    for (const char* name : {"uuid", "genid", "seclabel", "title"})
-      remove_children(domain_, name);
-    // A new one is made of the firmware's template.
-    remove_children(domain_.child("os"), "nvram");
+    remove_children(domain_, "seclabel");
     change_disks();
-    change_interfaces();
-    for (const char* name : {"hostdev", "redirdev", "filesystem", "shmem", "lease"})
-      leave_out(name);
-    change_character_devices();
-    for (const pugi::xml_node graphics : children(devices_, "graphics")) {
-      for (const char* name : {"port", "tlsPort", "websocket", "socket"})
-        pugi::xml_node(graphics).remove_attribute(name);
-      if (std::string_view(graphics.attribute("type").value()) != "egl-headless") set(graphics, "autoport", "yes");
-    }
+    if (!wanted_.name.empty()) become_another();
     for (const pugi::xml_node device : devices_.children())
       pugi::xml_node(device).remove_child("alias");
   }
 
  private:
-  void leave_out(const char* name) {
+  void become_another() {
+    child(domain_, "name").text() = wanted_.name.c_str();
+    for (const char* name : {"uuid", "genid", "title"})
+      remove_children(domain_, name);
+    // A new one is made of the firmware's template.
+    remove_children(domain_.child("os"), "nvram");
+    change_interfaces();
+    // libvirt takes the UUID from there, too.
+    for (pugi::xml_node system : children(domain_.child("sysinfo"), "system"))
+      for (const pugi::xml_node entry : children(system, "entry"))
+        if (std::string_view(entry.attribute("name").value()) == "uuid") system.remove_child(entry);
+    for (const char* name : {"hostdev", "redirdev", "filesystem", "shmem", "lease", "vsock"})
+      leave_out(name, [](const pugi::xml_node&) { return true; });
+    const auto is_passed_through = [](const pugi::xml_node& device) {
+      const std::string_view type = device.attribute("type").value();
+      return type == "passthrough" || type == "evdev" ||
+             device.child("backend").attribute("type").as_string() == std::string_view("passthrough");
+    };
+    for (const char* name : {"tpm", "input"})
+      leave_out(name, is_passed_through);
+    // What has a file of its own behind it would be written to by both.
+    leave_out("memory", [](const pugi::xml_node& device) { return bool(device.child("source").child("path")); });
+    change_character_devices();
+    for (const pugi::xml_node graphics : children(devices_, "graphics"))
+      change_graphics(graphics);
+  }
+
+  /// A console's password is no part of what libvirt tells: without one it is for this machine alone.
+  static void change_graphics(pugi::xml_node graphics) {
+    for (const char* name : {"port", "tlsPort", "websocket", "socket"})
+      graphics.remove_attribute(name);
+    remove_children(graphics, "listen");
+    if (std::string_view(graphics.attribute("type").value()) == "egl-headless") return;
+    set(graphics, "autoport", "yes");
+    set(graphics, "listen", "127.0.0.1");
+  }
+
+  template <typename Chosen>
+  void leave_out(const char* name, const Chosen& chosen) {
     for (const pugi::xml_node device : children(devices_, name)) {
+      if (!chosen(device)) continue;
       left_out_.push_back(fmt::format("a device of the host ({})", name));
       devices_.remove_child(device);
     }
@@ -73,11 +100,13 @@ class Definition {
       const std::string target = disk.child("target").attribute("dev").value();
       const std::string_view device = disk.attribute("device").as_string("disk");
       if (device == "cdrom" || device == "floppy") {
-        remove_children(disk, "source");
+        if (!wanted_.name.empty()) remove_children(disk, "source");
         remove_children(disk, "backingStore");
         continue;
       }
       const auto wanted = std::ranges::find(wanted_.disks, target, &NewDisk::target);
+      // The first one keeps what the still point does not have.
+      if (wanted == wanted_.disks.end() && wanted_.name.empty()) continue;
       if (wanted == wanted_.disks.end()) {
         left_out_.push_back(fmt::format("disk {}, which the still point does not have", target));
         devices_.remove_child(disk);
@@ -104,7 +133,10 @@ class Definition {
       remove_children(interface, "mac");
       // Made by libvirt when the first one started.
       remove_children(interface, "target");
-      if (!wanted_.network) set(child(interface, "link"), "state", "down");
+      if (wanted_.network) continue;
+      set(child(interface, "link"), "state", "down");
+      // A switch must not take it for the first one's port.
+      remove_children(interface, "virtualport");
     }
   }
 

@@ -17,7 +17,7 @@ struct NewDisk {
 
 /// A domain that is made of a still point.
 struct NewDomain {
-  std::string name;
+  std::string name;  ///< empty for the first one itself: with its name, UUID and MAC addresses
   std::vector<NewDisk> disks;
   bool network = false;  ///< the cables are plugged in
 };

@@ -8,7 +8,6 @@
 #include "common/log.hh"
 #include "common/program.hh"
 #include "host/guest/domain-life.hh"
-#include "host/guest/domain-xml.hh"
 #include "host/guest/new-domain-xml.hh"
 
 #include <fmt/format.h>
@@ -17,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <optional>
@@ -65,30 +66,55 @@ void end_server(const fs::path& pid_file) {
   const std::string text = read_text(pid_file, 64);
   pid_t pid = 0;
   if (std::from_chars(text.data(), text.data() + text.size(), pid).ec != std::errc() || pid <= 1) return;
-  // Numbers are used again.
+  // Numbers are used again: it is ours when it was told to write this very file.
   try {
-    if (read_text(fmt::format("/proc/{}/comm", pid), 64) == "nbdkit\n") ::kill(pid, SIGTERM);
+    const std::string words = read_text(fmt::format("/proc/{}/cmdline", pid), 1 << 20);
+    if (words.find(pid_file.native()) != std::string::npos) ::kill(pid, SIGTERM);
   } catch (const Error&) {
     // It has ended already.
   }
 }
 
-/// Ends servers that no client has ended, and deletes the directory.
-void clear(const BootRequest& request) noexcept {
+/// Ends servers that no client has ended, and deletes what boot() has made, and nothing that lies beside it.
+void clear(const BootRequest& request, const Manifest* manifest = nullptr) noexcept {
   try {
-    for (const fs::directory_entry& entry : fs::directory_iterator(request.directory))
-      if (entry.path().extension() == ".pid") end_server(entry.path());
-    fs::remove_all(request.directory);
+    std::vector<fs::path> ours{request.directory / marker};
+    for (const fs::directory_entry& entry : fs::directory_iterator(request.directory)) {
+      const fs::path extension = entry.path().extension();
+      const std::string target = entry.path().stem().native();
+      const bool is_ours = manifest == nullptr ||
+                           std::ranges::find(manifest->disks, target, &DiskRecord::target) != manifest->disks.end();
+      if (extension == ".pid") end_server(entry.path());
+      if (is_ours && (extension == ".pid" || extension == ".sock" || extension == ".qcow2"))
+        ours.push_back(entry.path());
+    }
+    for (const fs::path& path : ours)
+      fs::remove(path);
+    if (::rmdir(request.directory.c_str()) != 0 && errno != ENOTEMPTY)
+      log_warning("{}", errno_message(fmt::format("cannot delete {}", request.directory.native()), errno));
   } catch (const std::exception& error) {
     log_warning("{} is left: {}", request.directory.native(), error.what());
   }
+}
+
+std::string image_format(const DiskRecord& disk) {
+  return disk.format == "qcow2" ? "qcow2" : "raw";
+}
+
+fs::path image_of(const DiskRecord& disk, const BootRequest& request, const fs::path& images) {
+  return images / fmt::format("{}-{}.{}", request.name, disk.target, image_format(disk));
+}
+
+bool is_below(const fs::path& path, const fs::path& directory) {
+  const fs::path relative = fs::weakly_canonical(path).lexically_relative(fs::weakly_canonical(directory));
+  return !relative.empty() && *relative.begin() != "..";
 }
 
 void make_directory(const fs::path& directory) {
   std::error_code failure;
   fs::create_directories(directory.parent_path(), failure);
   // QEMU's user passes through, and sees nothing but what he is told of.
-  if (failure || ::mkdir(directory.c_str(), 0711) != 0)
+  if (failure || ::mkdir(directory.c_str(), 0711) != 0 || ::chmod(directory.c_str(), 0711) != 0)
     throw UsageError(fmt::format("cannot make the directory {}: {}", directory.native(),
                                  failure ? failure.message() : std::system_category().message(errno)),
                      "name another one with --directory");
@@ -99,15 +125,19 @@ void serve_disk(const DiskRecord& disk, const ServedDisk& access, const BootRequ
   ServedDisk served = access;
   served.disk = disk.target;
   const ServingPlace place{.socket = socket_of(request, disk.target), .address = {}, .port = 0};
+  const fs::path overlay = overlay_of(request, disk.target);
   start_disk_server(served, place, pid_file_of(request, disk.target));
-  if (owner && ::chown(place.socket.c_str(), owner->user, owner->group) != 0)
-    throw_errno<CaptureError>(fmt::format("cannot give {} to QEMU's user", place.socket.native()));
-  make_overlay(overlay_of(request, disk.target), nbd_uri(place), disk.map.size);
+  make_overlay(overlay, nbd_uri(place), disk.map.size);
+  // What the guest has and writes is nobody's but QEMU's.
+  for (const fs::path& path : {place.socket, overlay})
+    if (::chmod(path.c_str(), 0600) != 0 || (owner && ::chown(path.c_str(), owner->user, owner->group) != 0))
+      throw_errno<CaptureError>(fmt::format("cannot give {} to QEMU's user", path.native()));
 }
 
 }  // namespace
 
-Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& access, const BootRequest& request) {
+Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& access, const BootRequest& request,
+            const std::stop_token& stop) {
   if (manifest.domain_xml.empty())
     throw UsageError(fmt::format("{} is of an image without a domain", manifest.name),
                      "serve its disk, and start a guest on an overlay yourself");
@@ -117,14 +147,18 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
   for (const DiskRecord& disk : manifest.disks)
     wanted.disks.push_back({disk.target, overlay_of(request, disk.target), "qcow2"});
   NewDefinition definition = new_domain_xml(manifest.domain_xml, wanted);
-  const std::optional<UserAndGroup> owner = parse_domain_xml(manifest.domain_xml, true).owner;
+  const std::optional<UserAndGroup> owner = libvirt.qemu_user();
   make_directory(request.directory);
   std::optional<Domain> domain;
   try {
-    replace_file(request.directory / marker, fmt::format("{}\n", request.name), 0600);
-    for (const DiskRecord& disk : manifest.disks)
+    for (const DiskRecord& disk : manifest.disks) {
+      if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
       serve_disk(disk, access, request, owner);
+    }
     domain = libvirt.define(definition.xml);
+    // A name may be another domain's one day.
+    replace_file(request.directory / marker, domain->uuid() + "\n", 0600);
+    if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
     start_domain(*domain);
   } catch (...) {
     try {
@@ -138,29 +172,36 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
   return {std::move(*domain), std::move(definition.left_out)};
 }
 
+void check_commit(const Manifest& manifest, const BootRequest& request, const fs::path& images) {
+  if (!fs::is_directory(images)) throw UsageError(fmt::format("there is no directory {}", images.native()));
+  if (is_below(images, request.directory))
+    throw UsageError(fmt::format("{} is deleted when all is moved out of it", request.directory.native()),
+                     "name another directory with --commit");
+  for (const DiskRecord& disk : manifest.disks)
+    if (const fs::path image = image_of(disk, request, images); fs::exists(fs::symlink_status(image)))
+      throw UsageError(fmt::format("{} is there already", image.native()), "name another directory with --commit");
+}
+
 void commit_booted(const Domain& domain, const Manifest& manifest, const BootRequest& request, const fs::path& images,
                    const std::function<void(const std::string&, std::uint64_t, std::uint64_t)>& progress,
                    const std::stop_token& stop) {
-  for (const DiskRecord& disk : manifest.disks) {
-    const std::string format = disk.format == "qcow2" ? "qcow2" : "raw";
-    const fs::path image = images / fmt::format("{}-{}.{}", request.name, disk.target, format);
-    if (fs::exists(fs::symlink_status(image)))
-      throw UsageError(fmt::format("{} is there already", image.native()),
-                       fmt::format("{} goes on, on its overlays", request.name));
+  for (const DiskRecord& disk : manifest.disks)
     move_disk(
-        domain, disk.target, image, format,
+        domain, disk.target, image_of(disk, request, images), image_format(disk),
         [&](std::uint64_t done, std::uint64_t all) { progress(disk.target, done, all); }, stop);
-  }
-  clear(request);
+  clear(request, &manifest);
 }
 
 void remove_booted(Connection& libvirt, const BootRequest& request) {
   std::error_code ignored;
   const fs::path mark = request.directory / marker;
-  if (!fs::exists(mark, ignored) || read_text(mark, 4096) != request.name + "\n")
+  if (!fs::exists(mark, ignored))
     throw NotFound(fmt::format("{} is no domain that 'boot' has made in {}", request.name, request.directory.native()),
                    "name its directory with --directory; one that was committed is removed as any other domain");
-  if (libvirt.has(request.name)) remove_domain(libvirt.domain(request.name));
+  std::string uuid = read_text(mark, 4096);
+  while (uuid.ends_with('\n'))
+    uuid.pop_back();
+  if (libvirt.has(uuid)) remove_domain(libvirt.domain(uuid));
   clear(request);
 }
 

@@ -28,9 +28,12 @@ struct Booted {
 
 /// Starts a new domain on the disks of a still point, of which nothing is copied: they are served out of the
 /// repository, and what the guest writes goes into overlays. `access`: what opens the repository; its disk means
-/// nothing. Leaves nothing behind when it fails. Throws UsageError, CaptureError, Unreachable.
+/// nothing. Leaves nothing behind when it fails. Throws UsageError, CaptureError, Unreachable, Interrupted.
 [[nodiscard]] Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& access,
-                          const BootRequest& request);
+                          const BootRequest& request, const std::stop_token& stop);
+
+/// Throws UsageError when a domain that is booted so could not be moved into `images`.
+void check_commit(const Manifest& manifest, const BootRequest& request, const std::filesystem::path& images);
 
 /// Moves a booted domain to images of its own while it runs: TARGET.FORMAT in `images`, then it needs the repository no
 /// more. `progress`: disk, bytes done, all. Throws as move_disk().

@@ -16,6 +16,8 @@ namespace {
 
 /// No header of a section is longer, and no statement that is looked at: a COPY names up to 1600 columns.
 constexpr std::size_t longest_beginning = 256 << 10;
+constexpr std::size_t longest_role = 512;
+constexpr std::size_t most_roles = 10000;
 
 /// Reads "`name`" at the start of `text`, in which a backtick is doubled.
 std::optional<std::string> backticked(std::string_view text) {
@@ -155,8 +157,7 @@ bool chooses_database(std::string_view line) {
   return line.starts_with("CREATE DATABASE ") || line.starts_with("ALTER DATABASE ") || line.starts_with("USE `");
 }
 
-/// mariadb-dump heads a table's parts with "-- Table structure for table `orders`"; no statement but a routine's has
-/// lines that begin with two dashes.
+/// mariadb-dump heads a table's parts with "-- Table structure for table `orders`" below a line of two dashes.
 class MySqlTables : public DumpFilter {
  public:
   MySqlTables(std::vector<std::string> tables, DumpSink sink)
@@ -166,7 +167,9 @@ class MySqlTables : public DumpFilter {
   bool passes(std::string_view line) override {
     constexpr std::string_view structure = "-- Table structure for table ";
     constexpr std::string_view rows = "-- Dumping data for table ";
-    if (!line.starts_with("-- ")) return passing_ && !chooses_database(line);
+    // A trigger's text may have comments, too, but not below a bare one.
+    const bool in_header = std::exchange(after_dashes_, line == "--");
+    if (!in_header || !line.starts_with("-- ")) return passing_ && !chooses_database(line);
     const std::size_t skip = line.starts_with(structure) ? structure.size() : line.starts_with(rows) ? rows.size() : 0;
     const std::optional<std::string> name = skip > 0 ? backticked(line.substr(skip)) : std::nullopt;
     if (name)
@@ -180,6 +183,7 @@ class MySqlTables : public DumpFilter {
  private:
   WantedTables wanted_;
   bool passing_ = true;  ///< the settings come first
+  bool after_dashes_ = false;
 };
 
 class MySqlDatabase : public DumpFilter {
@@ -188,31 +192,6 @@ class MySqlDatabase : public DumpFilter {
 
  protected:
   bool passes(std::string_view line) override { return !chooses_database(line); }
-};
-
-/// pg_dumpall writes each statement about a role on a line of its own.
-class MissingRoles : public DumpFilter {
- public:
-  MissingRoles(std::set<std::string> there, DumpSink sink) : DumpFilter(std::move(sink)), there_(std::move(there)) {}
-
- protected:
-  bool passes(std::string_view line) override {
-    for (const std::string_view start : {"CREATE ROLE ", "ALTER ROLE "})
-      if (line.starts_with(start)) return line.ends_with(';') && is_missing(line.substr(start.size()));
-    if (!line.starts_with("GRANT ") || !line.ends_with(';')) return false;
-    // GRANT role TO member ...
-    std::string_view rest = line.substr(sizeof "GRANT " - 1);
-    if (!take_identifier(rest) || !rest.starts_with(" TO ")) return false;
-    return is_missing(rest.substr(sizeof " TO " - 1));
-  }
-
- private:
-  bool is_missing(std::string_view text) {
-    const std::optional<std::string> role = take_identifier(text);
-    return role && !there_.contains(*role);
-  }
-
-  std::set<std::string> there_;
 };
 
 }  // namespace
@@ -265,8 +244,20 @@ std::unique_ptr<DumpFilter> mysql_database_filter(DumpSink sink) {
   return std::make_unique<MySqlDatabase>(std::move(sink));
 }
 
-std::unique_ptr<DumpFilter> missing_roles_filter(std::set<std::string> there, DumpSink sink) {
-  return std::make_unique<MissingRoles>(std::move(there), std::move(sink));
+void RoleNames::write(std::span<const std::byte> bytes) {
+  constexpr std::string_view start = "CREATE ROLE ";
+  for (const char c : as_text(bytes)) {
+    if (c != '\n') {
+      if (line_.size() < longest_role) line_ += c;
+      continue;
+    }
+    std::string_view line = line_;
+    if (line.starts_with(start) && line.ends_with(';') && names_.size() < most_roles) {
+      line.remove_prefix(start.size());
+      if (std::optional<std::string> name = take_identifier(line); name && line == ";") names_.insert(std::move(*name));
+    }
+    line_.clear();
+  }
 }
 
 }  // namespace stillpoint

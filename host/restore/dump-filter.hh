@@ -52,7 +52,16 @@ class DumpFilter {
 [[nodiscard]] std::unique_ptr<DumpFilter> mysql_table_filter(std::vector<std::string> tables, DumpSink sink);
 /// Of mariadb-dump's or mysqldump's: all but the statements that choose the database, so that it goes into another one.
 [[nodiscard]] std::unique_ptr<DumpFilter> mysql_database_filter(DumpSink sink);
-/// Of pg_dumpall's globals: what makes the roles that are not in `there`.
-[[nodiscard]] std::unique_ptr<DumpFilter> missing_roles_filter(std::set<std::string> there, DumpSink sink);
+/// The roles that pg_dumpall's globals make, by their names alone: what they may do is the server's to say, not the
+/// guest's. At most so many as a server may reasonably have.
+class RoleNames {
+ public:
+  void write(std::span<const std::byte> bytes);
+  [[nodiscard]] const std::set<std::string>& names() const noexcept { return names_; }
+
+ private:
+  std::string line_;
+  std::set<std::string> names_;
+};
 
 }  // namespace stillpoint

@@ -123,9 +123,9 @@ class PostgreSql : public DumpDestination {
 
   std::unique_ptr<DumpLoading> load(std::stop_token stop) override {
     // A client that does not know the command ends here.
-    return std::make_unique<DumpLoading>(
-        psql({"--single-transaction", "--set", "ON_ERROR_STOP=1", "--output", "/dev/null", "--file", "-"}),
-        fmt::format("\\restrict {}\n", random_id()), "the database is as it was", std::move(stop));
+    return std::make_unique<DumpLoading>(psql({"--set", "ON_ERROR_STOP=1", "--output", "/dev/null", "--file", "-"}),
+                                         fmt::format("\\restrict {}\nBEGIN;\n", random_id()), "\nCOMMIT;\n",
+                                         "the database is as it was", std::move(stop));
   }
 
  private:
@@ -152,9 +152,9 @@ class MySql : public DumpDestination {
   }
 
   std::unique_ptr<DumpLoading> load(std::stop_token stop) override {
-    return std::make_unique<DumpLoading>(mysql({"--sandbox"}), "",
-                                         "what was loaded before stays: create the database anew before you try again",
-                                         std::move(stop));
+    return std::make_unique<DumpLoading>(
+        mysql({"--sandbox", "--local-infile=0", "--binary-mode", "--skip-force"}), "", "",
+        "what was loaded before stays: create the database anew before you try again", std::move(stop));
   }
 
  private:
@@ -169,8 +169,9 @@ class MySql : public DumpDestination {
 
 }  // namespace
 
-DumpLoading::DumpLoading(const Program& client, std::string_view first, std::string on_failure, std::stop_token stop)
-    : on_failure_(std::move(on_failure)), stop_(std::move(stop)) {
+DumpLoading::DumpLoading(const Program& client, std::string_view first, std::string last, std::string on_failure,
+                         std::stop_token stop)
+    : last_(std::move(last)), on_failure_(std::move(on_failure)), stop_(std::move(stop)) {
   try {
     Pipe input = open_pipe("a database's client");
     Pipe messages = open_pipe("a database's client");
@@ -215,6 +216,7 @@ void DumpLoading::write(std::span<const std::byte> bytes) {
 }
 
 void DumpLoading::finish() {
+  write(as_bytes(last_));
   input_.reset();
   // Indexes may be built for hours.
   while (!program_.wait(Deadline(look_interval), {&*messages_, 1}))

@@ -21,8 +21,10 @@ namespace stillpoint {
 /// do, the text can do.
 class DumpLoading {
  public:
-  /// `first`: what it is told before the text. `on_failure`: what to do when it fails, for the operator.
-  DumpLoading(const Program& client, std::string_view first, std::string on_failure, std::stop_token stop);
+  /// `first`: what it is told before the text. `last`: after it, by finish() alone: an end of the text that comes
+  /// otherwise, for we were killed, must not count as one. `on_failure`: what to do when it fails, for the operator.
+  DumpLoading(const Program& client, std::string_view first, std::string last, std::string on_failure,
+              std::stop_token stop);
   DumpLoading(const DumpLoading&) = delete;
   DumpLoading& operator=(const DumpLoading&) = delete;
   ~DumpLoading() = default;
@@ -39,6 +41,7 @@ class DumpLoading {
   UniqueFd input_;
   std::optional<Intake> messages_;
   RunningProgram program_;
+  std::string last_;
   std::string on_failure_;
   std::stop_token stop_;
 };

@@ -117,7 +117,7 @@ std::uint64_t bytes_of_data(BlockReader& disk) {
 
 }  // namespace
 
-void restore_disk(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit) {
+void fill_target(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit) {
   const std::uint64_t total = bytes_of_data(disk);
   std::vector<Extent> holes;
   {
@@ -151,6 +151,10 @@ void restore_disk(BlockReader& disk, DiskTarget& target, CaptureProgress& progre
   }
   for (const Extent& hole : holes)
     target.zero(hole.offset, hole.length);
+}
+
+void restore_disk(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit) {
+  fill_target(disk, target, progress, limit);
   target.complete();
 }
 

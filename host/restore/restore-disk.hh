@@ -16,6 +16,9 @@ namespace stillpoint {
 void restore_disk(BlockReader& disk, const std::filesystem::path& target, std::string_view format, bool overwrite,
                   CaptureProgress& progress, RateLimit* limit = nullptr);
 
+/// All of it but the last step, target.complete(): for several disks that are to appear together.
+void fill_target(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit = nullptr);
+
 /// The same, into a target that is open already.
 void restore_disk(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit = nullptr);
 

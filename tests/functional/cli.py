@@ -268,6 +268,33 @@ class OnContent(unittest.TestCase):
         self.fails(4, "restore", "img", "--disk", "vdc", "--to", self.directory / "x", says="its disks are vda, vdb")
         self.assertFalse((self.directory / "x").exists())
 
+    def test_restore_of_all_disks(self):
+        target = self.directory / "all"
+        done = self.json("restore", "img", "--to", target)
+        files = {disk["disk"]: pathlib.Path(disk["to"]) for disk in done["disks"]}
+        self.assertEqual(files, {"vda": target / "img-vda.raw", "vdb": target / "img-vdb.qcow2"})
+        self.assertEqual(files["vda"].read_bytes(), self.world.raw.read_bytes())
+        run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", files["vdb"], self.world.whole], 60)
+        self.assertIsNone(done["definition"])
+        self.fails(2, "restore", "img", "--to", target, says="is there already")
+        self.assertIn("restored vdb of", self.good("restore", "img", "--to", target, "--overwrite", "--name", "other"))
+        self.assertTrue((target / "other-vda.raw").exists())
+        for arguments, says in (
+            ((), "where to restore it"), (("--to", "-"), "only one disk"), (("--to", "x", "--format", "raw"), "for one disk"),
+            (("--in-place",), "--overwrite"), (("--in-place", "--overwrite", "--to", "x"), "without --disk"),
+            (("--to", "x", "--define"), "without a domain"), (("--to", "x", "--name", "a/b"), "no domain's name"),
+            (("--to", "x", "--disk", "vda", "--define"), "whole domain"), (("--disk", "vda"), "name a file"),
+        ):
+            with self.subTest(arguments):
+                self.fails(2, "restore", "img", *arguments, says=says)
+        self.fails(2, "restore", "img", "--in-place", "--overwrite", says="which somebody may use")
+        # Nothing has its name before all can have theirs.
+        half = self.directory / "half"
+        half.mkdir()
+        (half / "img-vdb.qcow2").mkdir()
+        self.fails(2, "restore", "img", "--to", half, "--overwrite")
+        self.assertEqual([path.name for path in half.iterdir()], ["img-vdb.qcow2"])
+
     def test_a_full_target_gets_no_partial_file(self):
         small = self.directory / "small"
         small.mkdir()
@@ -291,6 +318,19 @@ class OnContent(unittest.TestCase):
         self.assertEqual(self.good("dump", "img"), "")
         self.fails(4, "dump", "img", "app", "--to", self.directory / "d", says="no dumps at all")
         self.assertEqual(list(self.directory.iterdir()), [])
+
+    def test_find(self):
+        found = set(self.good("files", "find", "img:vda:/srv").splitlines())
+        expected = {"/srv", "/srv/deep", "/srv/deep/er", "/srv/deep/er/random", "/srv/deep/absolute", "/srv/deep/again", "/srv/empty", "/srv/sparse"}
+        self.assertEqual(expected - found, set())
+        self.assertNotIn("\x1b", "".join(found))
+        self.assertEqual(self.good("files", "find", "img:vda:/", "--name", "hos*"), "/etc/hosts\n")
+        self.assertEqual(self.good("files", "find", "img:vdb1:/", "--name", "hosts"), "/hosts\n")
+        rows = self.json("files", "find", "img:vda:/etc/", "--name", "*")
+        self.assertEqual({row["name"] for row in rows}, {"/etc", "/etc/hosts", "/etc/link"})
+        self.assertEqual(self.json("files", "find", "img:vda:/etc", "--name", "none"), [])
+        self.fails(2, "files", "find", "img", says="names no directory")
+        self.fails(4, "files", "find", "img:vda:/nowhere")
 
     def test_file_systems_are_listed(self):
         found = {row["name"]: row for row in self.json("files", "ls", "img")}

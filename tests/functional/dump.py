@@ -22,7 +22,7 @@ TIME_LIMIT = 120
 
 POSTGRESQL_SCHEMA = """
 CREATE ROLE app LOGIN PASSWORD 'secret' CONNECTION LIMIT 7;
-CREATE ROLE "of fice" NOLOGIN;
+CREATE ROLE "of fice" NOLOGIN SUPERUSER;
 GRANT "of fice" TO app;
 CREATE DATABASE shop OWNER app;
 \\c shop
@@ -47,7 +47,12 @@ CREATE TABLE `we``ird` (id INT PRIMARY KEY, blobs BLOB) ENGINE=InnoDB;
 INSERT INTO posts SELECT seq, CONCAT('-- Table structure for table `we``ird`\n', seq) FROM seq_1_to_500;
 INSERT INTO `we``ird` VALUES (1, UNHEX('00ff10')), (2, NULL);
 CREATE VIEW latest AS SELECT MAX(id) FROM posts;
-CREATE TRIGGER loud BEFORE INSERT ON posts FOR EACH ROW SET NEW.said = UPPER(NEW.said);
+DELIMITER ;;
+CREATE TRIGGER loud BEFORE INSERT ON posts FOR EACH ROW BEGIN
+-- what is said is said aloud for all
+SET NEW.said = UPPER(NEW.said);
+END;;
+DELIMITER ;
 CREATE FUNCTION twice(n INT) RETURNS INT RETURN n * 2;
 """
 
@@ -165,10 +170,9 @@ class OfPostgreSql(Dumps):
         self.stillpoint("dump", self.name, "shop", "--into", into)
         again = self.target.dump("shop", self.scratch / "again.sql")
         self.assertEqual(self.without_restriction(again), self.without_restriction(self.text))
-        limits = self.target.sql("SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname !~ '^pg' ORDER BY 1")
-        self.assertEqual(limits.split("\n"), ["app|7", "of fice|3", "postgres|-1"], "a role that is there is left as it is")
-        member = "SELECT count(*) FROM pg_auth_members WHERE member = 'app'::regrole AND roleid = '\"of fice\"'::regrole"
-        self.assertEqual(self.target.sql(member), "1")
+        roles = self.target.sql("SELECT rolname, rolcanlogin, rolconnlimit, rolsuper FROM pg_roles WHERE rolname !~ '^pg' ORDER BY 1")
+        expected = ["app|f|-1|f", "of fice|t|3|f", "postgres|t|-1|t"]
+        self.assertEqual(roles.split("\n"), expected, "roles are made by name alone, and one that is there is left as it is")
         # Not empty any more.
         done = self.stillpoint("dump", self.name, "shop", "--into", into, code=2)
         self.assertIn("is not empty", done.stderr)
@@ -207,6 +211,18 @@ class OfPostgreSql(Dumps):
                 name = self.store(postgresql__main__shop=self.write(f"hostile{number}.sql", f"CREATE TABLE t ();\n{command}\n"))
                 self.stillpoint("dump", name, "shop", "--into", self.into("hostile"), code=8)
                 self.assertFalse((self.scratch / "owned").exists())
+
+    def test_6_killed_it_commits_nothing(self):
+        """The client must not take the end of a killed companion for the end of the dump."""
+        rows = "\n".join(f"{n}\t{'x' * 200}" for n in range(200000))
+        text = f"CREATE TABLE big (id int, what text);\nCOPY big FROM stdin;\n{rows}\n\\.\n"
+        name = self.store(postgresql__main__shop=self.write("big.sql", text))
+        into = self.into("killed")
+        with subprocess.Popen([PROGRAM, "-r", self.scratch / "repository", "dump", name, "shop", "--into", into]) as loader:
+            wait_until(lambda: self.target.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'killed' AND query LIKE 'COPY%'") != "0", 30, "rows are loaded", 0.01)
+            loader.kill()
+        wait_until(lambda: self.target.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'killed'") == "0", 30, "the client ends")
+        self.assertEqual(self.target.sql("SELECT count(*) FROM pg_class WHERE relname = 'big'", "killed"), "0")
 
     def test_5_what_is_wrong_is_said(self):
         for arguments, code, says in (
@@ -252,16 +268,18 @@ class OfMariaDb(Dumps):
         self.assertEqual(self.target.sql("SELECT id, HEX(blobs) FROM `we``ird`", "rescue"), "1\t00FF10\n2\tNULL")
         self.stillpoint("dump", self.name, "forum", "--into", "rescue", "--table", "posts", env=self.env)
         self.assertEqual(self.target.sql("SELECT COUNT(*) FROM posts", "rescue"), "500")
+        self.assertIn("UPPER", self.target.sql("SHOW TRIGGERS", "rescue"))
         self.stillpoint("dump", self.name, "forum", "--into", "rescue", "--table", "posts", env=self.env, code=2)
         self.stillpoint("dump", self.name, "forum", "--table", "none", code=4)
 
     def test_3_a_hostile_dump_runs_nothing_here(self):
         for number, command in enumerate((
             f"\\! touch {self.scratch}/owned", f"system touch {self.scratch}/owned", f"SELECT 1; \\! touch {self.scratch}/owned",
-            f"tee {self.scratch}/owned", f"source {self.scratch}/forum.sql",
+            f"LOAD DATA LOCAL INFILE '{self.scratch}/forum.sql' INTO TABLE t", f"tee {self.scratch}/owned", f"source {self.scratch}/forum.sql",
         )):
             with self.subTest(command):
-                name = self.store(mariadb__default__forum=self.write(f"hostile{number}.txt", f"SELECT 1;\n{command}\n"))
+                text = f"CREATE TABLE t (what TEXT);\n{command};\n"
+                name = self.store(mariadb__default__forum=self.write(f"hostile{number}.txt", text))
                 self.stillpoint("dump", name, "forum", "--into", self.into("hostile"), code=8, env=self.env)
                 self.assertFalse((self.scratch / "owned").exists())
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.guest import Guest
 from support.load import counts, start_load
 from support.proof import prove_databases, prove_trees, restore_disks
-from support.scratch import Failure, wait_until
+from support.scratch import Failure, run, wait_until
 from support.suite import WithGuest, run_with_guest
 
 QUIESCE = 6  # the exit code for a grade lower than required
@@ -132,9 +132,14 @@ class StillPoint(WithGuest):
         self.assertEqual(self.libvirtd.virsh("domstate", "web1-boot").stdout.strip(), "running")
         self.assertNotEqual(made["uuid"], self.manifests[0]["domain_uuid"])
         self.assertEqual(len(self.servers()), 3)
+        for path in (self.scratch / "boot").iterdir():
+            if path.suffix != ".pid":
+                self.assertEqual(path.stat().st_mode & 0o077, 0, f"{path.name} is others' to read")
         # Neither a second one of that name, nor one in that place.
         self.assertEqual(self.companion.run("boot", name, "--directory", self.scratch / "boot2", check=False).returncode, 2)
         done = self.companion.run("boot", name, "--name", "x", "--directory", self.scratch / "boot", check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        done = self.companion.run("boot", name, "--name", "x", "--directory", self.scratch / "x", "--commit", self.scratch / "x/y", check=False)
         self.assertEqual(done.returncode, 2, done.stderr)
         self.companion.run("boot", "--remove", "web1-boot", "--directory", self.scratch / "boot")
         self.assertNotEqual(self.libvirtd.virsh("domstate", "web1-boot", check=False).returncode, 0)
@@ -203,6 +208,25 @@ class StillPoint(WithGuest):
         manifest = self.backup("--no-trees")
         self.assertEqual(manifest["grade"], "crash")
         self.assertEqual(manifest["dumps"], [])
+        # All of it again, as another domain that is defined, and in the place of the first.
+        done = self.companion.json("restore", manifest["name"], "--to", self.scratch / "copy", "--name", "copy", "--define")
+        copies = {disk["disk"]: disk["to"] for disk in done["disks"]}
+        listed = self.libvirtd.virsh("domblklist", "copy").stdout
+        self.assertTrue(all(path in listed for path in copies.values()), listed)
+        self.assertNotEqual(self.libvirtd.virsh("domuuid", "copy").stdout.strip(), manifest["domain_uuid"])
+        self.libvirtd.virsh("undefine", "copy")
+        before = {disk["target"]: os.stat(disk["source"]) for disk in manifest["disks"]}
+        self.companion.run("restore", manifest["name"], "--in-place", "--overwrite")
+        for disk in manifest["disks"]:
+            with self.subTest(disk["target"]):
+                after = os.stat(disk["source"])
+                self.assertNotEqual(after.st_ino, before[disk["target"]].st_ino, "it was not replaced")
+                self.assertEqual((after.st_mode, after.st_uid), (before[disk["target"]].st_mode, before[disk["target"]].st_uid))
+                run(["qemu-img", "compare", disk["source"], copies[disk["target"]]], 300)
+        self.guest.start()
+        done = self.companion.run("restore", manifest["name"], "--in-place", "--overwrite", check=False)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("web1 runs", done.stderr)
 
 
 run_with_guest(prepare=lambda suite: start_load(suite.guest))

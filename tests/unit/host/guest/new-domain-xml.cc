@@ -15,6 +15,7 @@ constexpr std::string_view web1 = R"(<domain type='kvm' id='3'>
   <name>web1</name>
   <uuid>471ffad2-aca6-4792-9409-69ddef9e93ef</uuid>
   <genid>43dc0cf8-809b-4adb-9bea-a9abb5f3d90e</genid>
+  <sysinfo type='smbios'><system><entry name='uuid'>471ffad2-aca6</entry><entry name='serial'>s1</entry></system></sysinfo>
   <os firmware='efi'><type machine='q35'>hvm</type><nvram template='/t.fd'>/var/lib/nvram/web1.fd</nvram></os>
   <devices>
     <disk type='network' device='disk'>
@@ -37,7 +38,11 @@ constexpr std::string_view web1 = R"(<domain type='kvm' id='3'>
     <channel type='unix'>
       <source mode='bind' path='/run/web1.agent'/><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>
     </channel>
-    <graphics type='vnc' port='5903' autoport='no' listen='127.0.0.1'/>
+    <graphics type='vnc' port='5903' autoport='no' listen='0.0.0.0'><listen type='address' address='0.0.0.0'/></graphics>
+    <memory model='nvdimm'><source><path>/pmem</path></source></memory>
+    <memory model='dimm'><target><size>1</size></target></memory>
+    <tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>
+    <vsock><cid auto='no' address='3'/></vsock>
   </devices>
   <seclabel type='dynamic' model='dac' relabel='yes'><label>+64055:+108</label></seclabel>
 </domain>)";
@@ -65,17 +70,36 @@ TEST_CASE("a new domain can run beside the one that it is made of") {
   CHECK(has(definition, "name=\"org.qemu.guest_agent.0\""));
   CHECK(has(definition, "autoport=\"yes\""));
   for (const std::string_view gone :
-       {"471ffad2",  "43dc0cf8", "web1.fd",  "52:54",   "vnet7",    "secret",      "rbd",
-        "/dev/sdx",  "vdb",      "a.iso",    "hostdev", "web1.log", "/dev/pts",    "web1.agent",
-        "connected", "5903",     "seclabel", "alias",   "id=\"3\"", "backingStore"}) {
+       {"471ffad2", "43dc0cf8", "web1.fd", "52:54",    "vnet7",    "secret",     "rbd",         "/dev/sdx",
+        "vdb",      "a.iso",    "hostdev", "web1.log", "/dev/pts", "web1.agent", "connected",   "5903",
+        "0.0.0.0",  "/pmem",    "vsock",   "seclabel", "alias",    "id=\"3\"",   "backingStore"}) {
     CAPTURE(gone);
     CHECK(!has(definition, gone));
   }
-  CHECK(definition.left_out.size() == 3);
+  CHECK(has(definition, "model=\"dimm\""));
+  CHECK(has(definition, "emulator"));
+  CHECK(has(definition, "s1"));
+  CHECK(definition.left_out.size() == 5);
 }
 
 TEST_CASE("its network is plugged in when that is asked for") {
   CHECK(!has(changed(true), "state=\"down\""));
+}
+
+TEST_CASE("the first one itself keeps what it is") {
+  const NewDefinition definition = new_domain_xml(
+      web1, {.name = "", .disks = {{"vda", "/b/vda.raw", "raw"}, {"vdb", "/b/vdb.raw", "raw"}}, .network = true});
+  CAPTURE(definition.xml);
+  for (const std::string_view kept : {"<name>web1</name>", "471ffad2", "43dc0cf8", "web1.fd", "52:54:00:00:00:01",
+                                      "a.iso", "hostdev", "/b/vdb.raw"}) {
+    CAPTURE(kept);
+    CHECK(has(definition, kept));
+  }
+  for (const std::string_view gone : {"seclabel", "alias", " id=\"3\"", "rbd"}) {
+    CAPTURE(gone);
+    CHECK(!has(definition, gone));
+  }
+  CHECK(definition.left_out.empty());
 }
 
 TEST_CASE("what is no domain's XML is refused") {

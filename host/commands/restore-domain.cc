@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/commands/restore-domain.hh"
+
+#include "common/clock.hh"
+#include "common/file.hh"
+#include "common/log.hh"
+#include "host/commands/format.hh"
+#include "host/commands/output-file.hh"
+#include "host/commands/output.hh"
+#include "host/commands/watched-progress.hh"
+#include "host/guest/connection.hh"
+#include "host/guest/new-domain-xml.hh"
+#include "host/restore/disk-target.hh"
+#include "host/restore/restore-disk.hh"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <system_error>
+#include <vector>
+
+namespace stillpoint {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct PlacedDisk {
+  const DiskRecord* record;
+  fs::path path;
+  std::string format;
+};
+
+std::string name_of(const Manifest& manifest, const DomainRestore& wanted) {
+  return wanted.name.empty() ? manifest.domain : wanted.name;
+}
+
+std::vector<PlacedDisk> place(const Manifest& manifest, const DomainRestore& wanted) {
+  std::vector<PlacedDisk> disks;
+  for (const DiskRecord& record : manifest.disks) {
+    const std::string format = record.format == "qcow2" ? "qcow2" : "raw";
+    fs::path path = wanted.directory / fmt::format("{}-{}.{}", name_of(manifest, wanted), record.target, format);
+    if (wanted.directory.empty()) {
+      path = record.source;
+      if (!path.is_absolute() || !fs::exists(path))
+        throw UsageError(
+            fmt::format("disk {} was at '{}', which is not there", record.target, printable(record.source)),
+            "name a directory with --to");
+    } else if (!wanted.overwrite && fs::exists(fs::symlink_status(path))) {
+      throw UsageError(fmt::format("{} is there already", path.native()), "use another directory, or --overwrite");
+    }
+    disks.push_back({&record, std::move(path), format});
+  }
+  return disks;
+}
+
+/// The disks are those of this very domain, here, and nobody has them open.
+void check_in_place(const Manifest& manifest, const Invocation& invocation) {
+  if (manifest.domain_xml.empty())
+    throw UsageError(fmt::format("{} is of images, which somebody may use", manifest.name),
+                     "restore each of them with --disk and --to");
+  Connection libvirt(invocation.libvirt_uri);
+  if (!libvirt.has(manifest.domain_uuid))
+    throw UsageError(fmt::format("the domain of {} is not defined here", manifest.name),
+                     "restore it into a directory with --to, and --define it");
+  const Domain domain = libvirt.domain(manifest.domain_uuid);
+  const std::string name = printable(domain.name());
+  if (domain.running())
+    throw UsageError(fmt::format("{} runs: its disks cannot be replaced", name),
+                     fmt::format("shut it off first: virsh shutdown {}", name));
+  if (domain.has_saved_memory())
+    throw UsageError(fmt::format("{} was saved with its memory, which would not fit the disks", name),
+                     fmt::format("give that up first: virsh managedsave-remove {}", name));
+  const std::vector<DomainDisk> now = domain.disks();
+  for (const DiskRecord& record : manifest.disks) {
+    const auto disk = std::ranges::find(now, record.target, &DomainDisk::target);
+    if (disk == now.end() || disk->source != record.source)
+      throw UsageError(
+          fmt::format("disk {} of {} is not at {} any more", record.target, name, printable(record.source)),
+          "restore into a directory with --to");
+  }
+}
+
+/// A disk on its way: nothing of it is to be seen before complete(), but on a block device.
+struct OpenDisk {
+  const PlacedDisk* disk;
+  std::unique_ptr<BlockReader> content;
+  std::unique_ptr<DiskTarget> target;
+  struct stat before {};
+  bool replaces = false;
+};
+
+/// All of them are opened before one is written, and all are written before one gets its name: what can go wrong goes
+/// wrong before anything is replaced.
+void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, bool overwrite, RateLimit* limit,
+                 const Invocation& invocation) {
+  std::vector<OpenDisk> open;
+  for (const PlacedDisk& disk : disks) {
+    OpenDisk& it = open.emplace_back();
+    it.disk = &disk;
+    it.replaces = ::stat(disk.path.c_str(), &it.before) == 0 && S_ISREG(it.before.st_mode);
+    it.content = repository.open_disk(disk.record->map);
+    it.target = open_disk_target(disk.path, disk.format, it.content->size(), overwrite);
+  }
+  Progress progress(invocation.progress, STDERR_FILENO);
+  for (OpenDisk& it : open) {
+    WatchedProgress watched(progress.line(it.disk->record->target), invocation.stop,
+                            "stopped before the disks were complete: nothing but block devices was changed");
+    fill_target(*it.content, *it.target, watched, limit);
+  }
+  for (OpenDisk& it : open) {
+    const fs::path& path = it.disk->path;
+    it.target->complete();
+    // It is used by whoever used the one that it replaces.
+    if (it.replaces && (::chown(path.c_str(), it.before.st_uid, it.before.st_gid) != 0 ||
+                        ::chmod(path.c_str(), it.before.st_mode & 07777U) != 0))
+      log_warning("{}", errno_message(fmt::format("cannot give {} its owner", path.native()), errno));
+  }
+}
+
+void make_directory(const fs::path& directory) {
+  std::error_code failure;
+  if (directory.empty()) return;
+  fs::create_directories(directory, failure);
+  if (failure) throw UsageError(fmt::format("cannot make {}: {}", directory.native(), failure.message()));
+}
+
+struct Outcome {
+  std::string name;  ///< of the still point
+  fs::path definition;
+  std::string defined;
+  std::vector<std::string> left_out;
+  std::chrono::microseconds took;
+};
+
+void report(const std::vector<PlacedDisk>& disks, const Outcome& outcome, bool as_json) {
+  Json list = Json::array();
+  for (const PlacedDisk& disk : disks)
+    list.push_back({{"disk", disk.record->target},
+                    {"to", disk.path.native()},
+                    {"format", disk.format},
+                    {"bytes", disk.record->map.size}});
+  if (as_json)
+    return print_json({{"name", outcome.name},
+                       {"disks", list},
+                       {"definition", outcome.definition.empty() ? Json(nullptr) : Json(outcome.definition.native())},
+                       {"defined", outcome.defined.empty() ? Json(nullptr) : Json(outcome.defined)},
+                       {"left_out", outcome.left_out},
+                       {"took_us", outcome.took.count()}});
+  for (const PlacedDisk& disk : disks)
+    print_result(fmt::format("restored {} of {} to {}: {}, {}\n", printable(disk.record->target),
+                             printable(outcome.name), printable(disk.path.native()), disk.format,
+                             format_size(disk.record->map.size)));
+  for (const std::string& what : outcome.left_out)
+    print_result(fmt::format("without {}\n", printable(what)));
+  if (!outcome.definition.empty())
+    print_result(fmt::format("its definition is {}\n", printable(outcome.definition.native())));
+  if (!outcome.defined.empty()) print_result(fmt::format("defined {}\n", printable(outcome.defined)));
+  print_result(fmt::format("took {}\n", format_duration(outcome.took)));
+}
+
+}  // namespace
+
+ExitCode restore_domain(Repository& repository, const Manifest& manifest, const DomainRestore& wanted, RateLimit* limit,
+                        const Invocation& invocation) {
+  if (wanted.define && manifest.domain_xml.empty())
+    throw UsageError(fmt::format("{} is of images without a domain: there is nothing to define", manifest.name));
+  if (wanted.directory.empty()) check_in_place(manifest, invocation);
+  const std::vector<PlacedDisk> disks = place(manifest, wanted);
+  const fs::path definition_path = wanted.directory / (name_of(manifest, wanted) + ".xml");
+  NewDomain domain{.name = wanted.name, .disks = {}, .network = true};
+  for (const PlacedDisk& disk : disks)
+    domain.disks.push_back({disk.record->target, disk.path, disk.format});
+  NewDefinition definition;
+  if (!manifest.domain_xml.empty()) definition = new_domain_xml(manifest.domain_xml, domain);
+  const bool keep_definition = !wanted.directory.empty() && !definition.xml.empty();
+  if (keep_definition) check_output_path(definition_path, wanted.overwrite);
+  std::optional<Connection> libvirt;
+  if (wanted.define) {
+    libvirt.emplace(invocation.libvirt_uri);
+    if (libvirt->has(name_of(manifest, wanted)) && !(wanted.name.empty() && wanted.overwrite))
+      throw UsageError(fmt::format("there is a domain {} already", printable(name_of(manifest, wanted))),
+                       "give the new one a name with --name, or replace its definition with --overwrite");
+    if (wanted.name.empty() && libvirt->has(manifest.domain) &&
+        libvirt->domain(manifest.domain).uuid() != manifest.domain_uuid)
+      throw UsageError(fmt::format("{} is another domain of that name", printable(manifest.domain)),
+                       "give the new one a name with --name");
+  }
+  make_directory(wanted.directory);
+  const auto begun = SteadyClock::now();
+  write_disks(repository, disks, wanted.overwrite, limit, invocation);
+  if (keep_definition) replace_file(definition_path, definition.xml, 0600);
+  if (libvirt) static_cast<void>(libvirt->define(definition.xml));
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
+  report(disks,
+         {.name = manifest.name,
+          .definition = keep_definition ? definition_path : fs::path(),
+          .defined = wanted.define ? name_of(manifest, wanted) : std::string(),
+          .left_out = definition.left_out,
+          .took = took},
+         invocation.json);
+  return ExitCode::success;
+}
+
+}  // namespace stillpoint

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "common/rate-limit.hh"
+#include "host/commands/command.hh"
+#include "host/repository/manifest.hh"
+
+#include <filesystem>
+#include <string>
+
+namespace stillpoint {
+
+/// How all of a still point's disks are brought back at once.
+struct DomainRestore {
+  std::filesystem::path directory;  ///< where new images go; empty for the places that the disks had
+  std::string name;                 ///< of a new domain; empty for the same one again
+  bool define = false;              ///< in libvirt
+  bool overwrite = false;
+};
+
+/// Writes the disks and, beside them, the domain's definition. Into the places that they had only while the domain is
+/// shut off. Throws UsageError, StorageError, Corruption, CaptureError, Unreachable.
+[[nodiscard]] ExitCode restore_domain(Repository& repository, const Manifest& manifest, const DomainRestore& wanted,
+                                      RateLimit* limit, const Invocation& invocation);
+
+}  // namespace stillpoint
