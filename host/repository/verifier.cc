@@ -98,10 +98,10 @@ const std::string& MapCheck::stream_node(const ChunkId& id, unsigned level, std:
 
 namespace {
 
-/// What the pack was said to hold and does not: damaged records, and those that only the index knows of.
+/// What the pack was said to hold and does not: damaged records, and those that its scan has not found.
 std::vector<ChunkId> lost_chunks(Index& index, const PackId& pack, const PackCheck& check) {
   std::set<ChunkId> lost(check.damaged.begin(), check.damaged.end());
-  if (check.read) {
+  if (check.read && !check.problem.empty()) {
     std::set<ChunkId> seen(check.good.begin(), check.good.end());
     seen.insert(check.unreadable.begin(), check.unreadable.end());
     for (const ChunkId& chunk : index.chunks_of(pack))
