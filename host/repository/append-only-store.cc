@@ -60,17 +60,15 @@ AppendOnlyStore::AppendOnlyStore(std::unique_ptr<Store> store, std::vector<std::
 
 /// A still point of another time than now would outlive others by the rules of prune, or push them out.
 void AppendOnlyStore::check_manifest(std::string_view object) const {
-  const std::string_view name = object.substr(object.find('/') + 1);
-  const std::size_t slash = name.find('/');
-  const std::optional<WallTime> instant =
-      slash == std::string_view::npos ? std::nullopt : parse_name_time(name.substr(slash + 1));
-  const std::optional<std::string> domain = unescape_domain(name.substr(0, slash));
-  if (!instant || !domain) refuse(fmt::format("{} is no still point's name", object));
-  if (*instant > wall_now() + clock_margin || *instant < opened_ - clock_margin)
+  const std::optional<ManifestObject> named = parse_manifest_object(object);
+  if (!named) refuse(fmt::format("{} is no still point's name", object));
+  if (named->instant > wall_now() + clock_margin || named->instant < opened_ - clock_margin)
     refuse(fmt::format("{} was not taken now", object));
-  const auto matches = [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), domain->c_str(), 0) == 0; };
+  const auto matches = [&](const std::string& pattern) {
+    return ::fnmatch(pattern.c_str(), named->domain.c_str(), 0) == 0;
+  };
   if (!domains_.empty() && std::ranges::none_of(domains_, matches))
-    refuse(fmt::format("{} is no domain of this account", *domain));
+    refuse(fmt::format("{} is no domain of this account", named->domain));
 }
 
 std::unique_ptr<ObjectWriter> AppendOnlyStore::writer(std::string name) {

@@ -140,16 +140,9 @@ void sweep_unfinished(Store& store) {
 
 /// "manifests/DOMAIN/TIME" as a summary; nothing when it is named otherwise.
 std::optional<StillPointSummary> summary_of(std::string_view object) {
-  constexpr std::string_view prefix = "manifests/";
-  if (!object.starts_with(prefix)) return std::nullopt;
-  object.remove_prefix(prefix.size());
-  const std::size_t slash = object.find('/');
-  if (slash == std::string_view::npos) return std::nullopt;
-  const std::optional<std::string> domain = unescape_domain(object.substr(0, slash));
-  const std::string_view text = object.substr(slash + 1);
-  const std::optional<WallTime> time = parse_name_time(text);
-  if (!domain || !time) return std::nullopt;
-  return StillPointSummary{fmt::format("{}@{}", *domain, text), *domain, *time};
+  const std::optional<ManifestObject> named = parse_manifest_object(object);
+  if (!named) return std::nullopt;
+  return StillPointSummary{fmt::format("{}@{}", named->domain, named->time), named->domain, named->instant};
 }
 
 std::size_t distance(std::string_view a, std::string_view b) {

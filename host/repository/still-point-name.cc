@@ -96,4 +96,17 @@ std::string manifest_object(std::string_view domain, std::string_view time) {
   return fmt::format("manifests/{}/{}", escape_domain(domain), time);
 }
 
+std::optional<ManifestObject> parse_manifest_object(std::string_view object) {
+  constexpr std::string_view prefix = "manifests/";
+  if (!object.starts_with(prefix)) return std::nullopt;
+  object.remove_prefix(prefix.size());
+  const std::size_t slash = object.find('/');
+  if (slash == std::string_view::npos) return std::nullopt;
+  const std::optional<std::string> domain = unescape_domain(object.substr(0, slash));
+  const std::string_view time = object.substr(slash + 1);
+  const std::optional<WallTime> instant = parse_name_time(time);
+  if (!domain || !instant) return std::nullopt;
+  return ManifestObject{*domain, std::string(time), *instant};
+}
+
 }  // namespace stillpoint

@@ -29,4 +29,13 @@ struct StillPointName {
 /// "manifests/web1/2026-11-22T08:20:11Z".
 [[nodiscard]] std::string manifest_object(std::string_view domain, std::string_view time);
 
+/// What such an object's name says.
+struct ManifestObject {
+  std::string domain;
+  std::string time;
+  WallTime instant{};
+};
+/// Nothing when it is named otherwise.
+[[nodiscard]] std::optional<ManifestObject> parse_manifest_object(std::string_view object);
+
 }  // namespace stillpoint

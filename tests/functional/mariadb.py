@@ -22,6 +22,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.proof import MARIADB_ACCOUNTS, MARIADB_DATABASE, MARIADB_DUMP
+from support.scratch import free_port
 
 DRIVER = ""
 TOOL = "mariadb-dump"
@@ -59,12 +60,6 @@ DELIMITER ;
 # Seconds of work, and no wait that anything could cut short.
 SLOW_TABLE = "CREATE TABLE slow (i INT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO slow SELECT seq FROM seq_1_to_60"
 SLOW_ALTER = "ALTER TABLE slow ADD v CHAR(128) AS (SHA2(REPEAT('x', 4000000 + i), 512)) STORED, ALGORITHM=COPY"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

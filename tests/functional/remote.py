@@ -19,17 +19,11 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from support.scratch import run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
+from support.scratch import free_port, run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
 
 PROGRAM = None
 MIB = 1 << 20
 TIME_LIMIT = 120
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Sshd:

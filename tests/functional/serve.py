@@ -11,23 +11,16 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from support.scratch import run, scratch_directory, unwind_on_signals  # noqa: E402
+from support.scratch import free_port, run, scratch_directory, unwind_on_signals  # noqa: E402
 
 PROGRAM = PLUGIN = None
 MIB = 1 << 20
 TIME_LIMIT = 120
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def make_image(path):

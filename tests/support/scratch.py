@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,13 @@ def run(argv, timeout, check=True, **options):
         output = "".join(part for part in parts if part).strip()
         raise Failure(f"{argv[0]}: exit code {done.returncode}: {' '.join(argv)}\n{output[-4000:]}")
     return done
+
+
+def free_port():
+    """A port of the loopback device that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def wait_until(condition, timeout, what, interval=0.1):

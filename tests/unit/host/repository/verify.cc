@@ -33,6 +33,14 @@ void store_again(const Sample& sample) {
       commit(repository, "web1", write_whole(repository, sample.disk), write_stream(repository, sample.dump)));
 }
 
+/// Calls `store` while the pack is not there, as for somebody who began before it was: it stores copies of its own.
+void store_beside(const Sample& sample, const fs::path& hidden, const std::function<void()>& store) {
+  const fs::path aside = sample.scratch.path() / "aside";
+  fs::rename(hidden, aside);
+  store();
+  fs::rename(aside, hidden);
+}
+
 }  // namespace
 
 TEST_CASE("what is whole is found whole") {
@@ -85,13 +93,7 @@ TEST_CASE("a chunk that is stored twice survives the damage of one copy") {
   const Quiet quiet;
   const Sample sample(5 * small_chunks + 100, 0);
   const fs::path first = only_file(sample.root() / "packs");
-  {
-    // Somebody who began before the first was there stores it all again.
-    const fs::path aside = sample.scratch.path() / "aside";
-    fs::rename(first, aside);
-    store_again(sample);
-    fs::rename(aside, first);
-  }
+  store_beside(sample, first, [&] { store_again(sample); });
   REQUIRE(files_below(sample.root() / "packs").size() == 2);
   for (const fs::path& pack : files_below(sample.root() / "packs")) {
     flip(pack, first_payload + 10, std::byte{1});
@@ -122,10 +124,7 @@ TEST_CASE("of a chunk that is stored twice prune keeps a copy that it has read")
     CAPTURE(rotten);
     const Sample sample(5 * small_chunks + 100, 0);
     const fs::path first = only_file(sample.root() / "packs");
-    const fs::path aside = sample.scratch.path() / "aside";
-    fs::rename(first, aside);
-    store_again(sample);
-    fs::rename(aside, first);
+    store_beside(sample, first, [&] { store_again(sample); });
     const std::vector<fs::path> packs = files_below(sample.root() / "packs");
     REQUIRE(packs.size() == 2);
     // Nobody has looked since.
@@ -138,21 +137,6 @@ TEST_CASE("of a chunk that is stored twice prune keeps a copy that it has read")
   }
 }
 
-namespace {
-
-/// Writes what the repository has not, as it was before `hidden` was there: a pack with copies of its own.
-void store_beside(const Sample& sample, const fs::path& hidden, const std::function<void(Repository&)>& store) {
-  const fs::path aside = sample.scratch.path() / "aside";
-  fs::rename(hidden, aside);
-  {
-    Repository repository(sample.scratch.repository(), Repository::Mode::write);
-    store(repository);
-  }
-  fs::rename(aside, hidden);
-}
-
-}  // namespace
-
 TEST_CASE("a pack that is rewritten gives up no chunk for a rotten copy in a pack that stays") {
   const Quiet quiet;
   const Sample sample(5 * small_chunks, 0);
@@ -163,7 +147,8 @@ TEST_CASE("a pack that is rewritten gives up no chunk for a rotten copy in a pac
   Bytes kept(5 * small_chunks);
   std::copy_n(sample.disk.begin(), small_chunks, kept.begin());
   fs::path second;
-  store_beside(sample, first, [&](Repository& repository) {
+  store_beside(sample, first, [&] {
+    Repository repository(sample.scratch.repository(), Repository::Mode::write);
     // The shared chunk alone, so that it comes first in its pack.
     static_cast<void>(write_whole(repository, std::span(other).first(small_chunks)));
     static_cast<void>(commit(repository, "web2", write_whole(repository, other)));
