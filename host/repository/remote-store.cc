@@ -187,6 +187,15 @@ class RemoteStore::Connection {
     }
   }
 
+  /// The same for a destructor: what the server is not told it puts away when the connection ends.
+  void tell_at_end(std::string_view what, std::uint64_t object) noexcept {
+    try {
+      tell({{"do", what}, {"object", object}});
+    } catch (const std::exception& error) {
+      log_debug("{}", error.what());
+    }
+  }
+
   /// Sends a request and waits for its answer. Throws what the other side had to say.
   store_wire::Message ask(std::string_view what, Json fields) {
     const std::uint64_t number = new_number();
@@ -301,12 +310,7 @@ class RemoteStore::Writer : public ObjectWriter {
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
   ~Writer() override {
-    if (committed_) return;
-    try {
-      connection_->tell({{"do", request::drop}, {"object", number_}});
-    } catch (const std::exception& error) {
-      log_debug("{}", error.what());  // the server drops it when the connection ends
-    }
+    if (!committed_) connection_->tell_at_end(request::drop, number_);
   }
 
   void append(std::span<const std::byte> bytes) override {
@@ -336,13 +340,7 @@ class RemoteStore::Reader : public ObjectReader {
   }
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
-  ~Reader() override {
-    try {
-      connection_->tell({{"do", request::close}, {"object", number_}});
-    } catch (const std::exception& error) {
-      log_debug("{}", error.what());
-    }
-  }
+  ~Reader() override { connection_->tell_at_end(request::close, number_); }
 
   [[nodiscard]] std::uint64_t size() const override { return size_; }
   void read(std::uint64_t offset, std::span<std::byte> buffer) override {
@@ -369,13 +367,7 @@ class RemoteStore::Lock : public StoreLock {
       : connection_(std::move(connection)), number_(number) {}
   Lock(const Lock&) = delete;
   Lock& operator=(const Lock&) = delete;
-  ~Lock() override {
-    try {
-      connection_->tell({{"do", request::unlock}, {"object", number_}});
-    } catch (const std::exception& error) {
-      log_debug("{}", error.what());  // it ends with the connection
-    }
-  }
+  ~Lock() override { connection_->tell_at_end(request::unlock, number_); }
 
  private:
   std::shared_ptr<Connection> connection_;
