@@ -261,14 +261,14 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const 
   const auto directory = run.repository.encrypted() ? std::nullopt : run.repository.directory();
   std::optional<TreeDirectory> trees;
   if (run.request.trees && directory) trees.emplace(*directory, manifest.id);
+  const Manifest* const parent = run.parent ? &*run.parent : nullptr;
   {
     TaskGroup tasks(run.stop);
     if (agent != nullptr && manifest.report && run.request.dumps)
-      capture_dumps(tasks, run.repository, *agent, *manifest.report, run.progress, manifest.dumps);
+      capture_dumps(tasks, run.repository, *agent, *manifest.report, parent, run.progress, manifest.dumps);
     capture_disks(tasks, run.repository, disks, run.request.parallel, run.progress, manifest.disks);
     if (trees)
-      capture_trees(tasks, disks, mounted, run.parent ? &*run.parent : nullptr, *directory, *trees, run.progress,
-                    manifest.trees, manifest.warnings);
+      capture_trees(tasks, disks, mounted, parent, *directory, *trees, run.progress, manifest.trees, manifest.warnings);
     tasks.wait();
   }
   pause_for_test("commit");

@@ -158,11 +158,19 @@ bool holds_files(const FileSystem& file_system) {
   return !file_system.type.empty() && file_system.type != "swap";
 }
 
+/// The same dump of the still point before.
+std::optional<StreamMap> previous_dump(const Manifest* parent, const std::string& name) {
+  if (parent == nullptr) return std::nullopt;
+  for (const DumpRecord& earlier : parent->dumps)
+    if (earlier.name == name && earlier.failure.empty()) return earlier.map;
+  return std::nullopt;
+}
+
 class RepositoryDumpSink : public AgentClient::DumpSink {
  public:
-  RepositoryDumpSink(Repository& repository, DumpRecord& record, std::unique_ptr<CaptureProgress> progress,
-                     const std::stop_token& stop)
-      : writer_(repository.write_dump()), record_(record), progress_(std::move(progress)), stop_(stop) {}
+  RepositoryDumpSink(Repository& repository, const std::optional<StreamMap>& base, DumpRecord& record,
+                     std::unique_ptr<CaptureProgress> progress, const std::stop_token& stop)
+      : writer_(repository.write_dump(base)), record_(record), progress_(std::move(progress)), stop_(stop) {}
 
   void write(std::span<const std::byte> bytes) override {
     if (stop_.stop_requested()) throw Interrupted("stopped while reading a dump");
@@ -238,19 +246,20 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
 }
 
 void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, const Report& report,
-                   Progress& progress, std::vector<DumpRecord>& records) {
+                   const Manifest* parent, Progress& progress, std::vector<DumpRecord>& records) {
   std::set<std::string> distinct;
   for (const DatabaseReport& database : report.databases)
     if (!database.dump.empty() && database.exactness != Exactness::failed && distinct.insert(database.dump).second)
       records.push_back({database.dump, {}, 0, "the channel closed before it was complete"});
-  tasks.run([&repository, &agent, id = report.id, &progress, &records](const std::stop_token& stop) {
+  tasks.run([&repository, &agent, id = report.id, parent, &progress, &records](const std::stop_token& stop) {
     std::vector<std::string> names;
     for (const DumpRecord& record : records)
       names.push_back(record.name);
     const auto sink_for = [&](const std::string& name) -> std::unique_ptr<AgentClient::DumpSink> {
       const auto record =
           std::find_if(records.begin(), records.end(), [&](const DumpRecord& r) { return r.name == name; });
-      return std::make_unique<RepositoryDumpSink>(repository, *record, progress.line(name), stop);
+      return std::make_unique<RepositoryDumpSink>(repository, previous_dump(parent, name), *record, progress.line(name),
+                                                  stop);
     };
     try {
       agent.run_dumps(id, names, sink_for, dump_silence, stop);

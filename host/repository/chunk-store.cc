@@ -120,6 +120,16 @@ ChunkId ChunkStore::put(std::span<const std::byte> plain, RecordKind kind, Store
   return id;
 }
 
+void ChunkStore::put(const ChunkId& id, std::span<const std::byte> plain, RecordKind kind, StoredTally& tally) {
+  const Loan<PutContext> context(*this, put_contexts_);
+  put_named(*context, id, plain, kind, tally);
+}
+
+ChunkId ChunkStore::name(std::span<const std::byte> plain) {
+  const Loan<PutContext> context(*this, put_contexts_);
+  return context->hash(plain);
+}
+
 std::array<ChunkId, 2> ChunkStore::put(std::span<const std::byte> first, std::span<const std::byte> second,
                                        StoredTally& tally) {
   const Loan<PutContext> context(*this, put_contexts_);

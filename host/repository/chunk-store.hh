@@ -37,9 +37,6 @@ struct StoredTally {
   [[nodiscard]] StoredCounts counts() const noexcept;
 };
 
-/// Plain bytes of the longest chunk that a dump is cut into.
-inline constexpr std::uint32_t max_dump_chunk_bytes = 512 << 10;
-
 /// Chunks by their ids: what disks and dumps are made of. May be used by several threads.
 class ChunkStore {
  public:
@@ -59,8 +56,13 @@ class ChunkStore {
 
   /// Stores a chunk unless it is there; not durable before flush(). Zero chunks are stored as any other.
   ChunkId put(std::span<const std::byte> plain, RecordKind kind, StoredTally& tally);
+  /// One that name() has named.
+  void put(const ChunkId& id, std::span<const std::byte> plain, RecordKind kind, StoredTally& tally);
   /// Two of a disk's chunks: faster than one after the other.
   std::array<ChunkId, 2> put(std::span<const std::byte> first, std::span<const std::byte> second, StoredTally& tally);
+
+  /// The id of a chunk, stored or not.
+  [[nodiscard]] ChunkId name(std::span<const std::byte> plain);
 
   /// Fills `plain` with the chunk, which has exactly that length; checked against its id. Throws Corruption.
   void get(const ChunkId& id, std::span<std::byte> plain);

@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "host/repository/map-node.hh"
+#include "host/repository/patch.hh"
 
 #include <fmt/format.h>
 
@@ -20,30 +21,44 @@ class StreamReader {
 
   void read_node(const StreamEntry& node, unsigned level) {
     const std::vector<std::byte> bytes = chunks_.get(node.id, max_stream_node_bytes);
-    const std::vector<StreamEntry> entries = decode_stream_node(bytes, level, node.length, node.id);
-    if (level == 1) return read_chunks(entries, node.id);
-    for (const StreamEntry& entry : entries)
+    if (level == 1) return read_pieces(decode_stream_leaf(bytes, node.length, node.id));
+    for (const StreamEntry& entry : decode_stream_node(bytes, level, node.length, node.id))
       read_node(entry, level - 1);
   }
 
  private:
-  void read_chunks(std::span<const StreamEntry> entries, const ChunkId& node) {
-    for (const StreamEntry& entry : entries)
-      if (entry.length > max_chunk_bytes)
-        throw Corruption(fmt::format("map node {}: a chunk of {} bytes", to_hex(node), entry.length));
-    while (!entries.empty()) {
-      const std::size_t count = std::min(entries.size(), buffers_.size());
+  void read_pieces(std::span<const StreamPiece> pieces) {
+    while (!pieces.empty()) {
+      const std::size_t count = std::min(pieces.size(), buffers_.size());
       chunks_.crew().for_each(count, [&](std::size_t i) {
-        buffers_[i].resize(entries[i].length);
-        if (is_zero_chunk(entries[i].id))
-          std::memset(buffers_[i].data(), 0, buffers_[i].size());
-        else
-          chunks_.get(entries[i].id, buffers_[i]);
+        buffers_[i].resize(pieces[i].length);
+        read_piece(pieces[i], buffers_[i]);
       });
       for (std::size_t i = 0; i < count; ++i)
         consumer_(buffers_[i]);
-      entries = entries.subspan(count);
+      pieces = pieces.subspan(count);
     }
+  }
+
+  void read_piece(const StreamPiece& piece, std::span<std::byte> bytes) {
+    if (is_zero_chunk(piece.id))
+      std::memset(bytes.data(), 0, bytes.size());
+    else if (!piece.patched())
+      chunks_.get(piece.id, bytes);
+    else
+      patch_piece(piece, bytes);
+  }
+
+  void patch_piece(const StreamPiece& piece, std::span<std::byte> bytes) {
+    std::vector<std::byte> base;
+    for (const ChunkId& id : piece.bases) {
+      const std::vector<std::byte> part = chunks_.get(id, max_dump_chunk_bytes);
+      base.insert(base.end(), part.begin(), part.end());
+    }
+    const std::vector<std::byte> patch = chunks_.get(piece.patch, max_dump_chunk_bytes);
+    if (!PatchReader().apply(base, patch, bytes) || chunks_.name(bytes) != piece.id)
+      throw Corruption(fmt::format("patch {} does not make {}", to_hex(piece.patch), to_hex(piece.id)),
+                       "restore another still point; verify shows what else is affected");
   }
 
   ChunkStore& chunks_;

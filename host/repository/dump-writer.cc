@@ -1,13 +1,25 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/dump-writer.hh"
 
+#include "common/errors.hh"
+#include "common/log.hh"
 #include "host/repository/checksum.hh"
+#include "host/repository/patch.hh"
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 namespace stillpoint {
+
+namespace {
+
+/// A patch is made where it takes this part, or less, of what the piece itself would.
+constexpr std::uint32_t worth_a_patch = 4;
+/// What a patch takes besides its own bytes: its record, its places in footer and index, its names in the map.
+constexpr std::uint32_t patch_costs = 256;
+
+}  // namespace
 
 static_assert(GearChunker::max_bytes == max_dump_chunk_bytes);
 
@@ -21,8 +33,7 @@ class ChunkedDumpWriter::ChunkJob : public Job {
     try {
       if (!writer_.abandoned_ && !chunks.failed()) {
         const std::span<const std::byte> bytes = std::as_const(buffer_).bytes().first(length_);
-        const ChunkId id = is_zero(bytes) ? ChunkId{} : chunks.put(bytes, RecordKind::data, writer_.tally_);
-        writer_.settle(number_, {id, length_});
+        writer_.settle(number_, writer_.store(bytes));
       }
     } catch (...) {
       chunks.fail(std::current_exception());
@@ -37,6 +48,11 @@ class ChunkedDumpWriter::ChunkJob : public Job {
   ChunkBuffer buffer_;
   std::size_t length_;
 };
+
+ChunkedDumpWriter::ChunkedDumpWriter(std::shared_ptr<ChunkStore> chunks, const std::optional<StreamMap>& base)
+    : chunks_(std::move(chunks)) {
+  if (base) base_.emplace(*chunks_, *base);
+}
 
 ChunkedDumpWriter::~ChunkedDumpWriter() {
   abandoned_ = true;
@@ -63,17 +79,85 @@ void ChunkedDumpWriter::submit_chunk() {
       std::make_unique<ChunkJob>(*this, next_++, std::exchange(buffer_, ChunkBuffer()), std::exchange(filled_, 0)));
 }
 
-void ChunkedDumpWriter::settle(std::uint64_t number, const StreamEntry& entry) {
+StreamPiece ChunkedDumpWriter::store(std::span<const std::byte> bytes) {
+  StreamPiece piece;
+  piece.length = bytes.size();
+  if (is_zero(bytes)) return piece;
+  piece.id = chunks_->name(bytes);
+  piece.sketch = sketch_of(bytes);
+  if (base_ && !chunks_->index().holds(piece.id))
+    if (const std::optional<DumpBase::Found> earlier = base_->find(piece.id, piece.sketch))
+      if (build_on(*earlier, bytes, piece)) return piece;
+  chunks_->put(piece.id, bytes, RecordKind::data, tally_);
+  return piece;
+}
+
+/// Makes it earlier pieces and a patch. False where that cannot be, or is not worth it.
+bool ChunkedDumpWriter::build_on(const DumpBase::Found& earlier, std::span<const std::byte> bytes, StreamPiece& piece) {
+  const auto lasts = [this](const ChunkId& id) { return chunks_->index().lasting_copy(id).has_value(); };
+  const StreamPiece& same = earlier.piece;
+  if (same.id == piece.id && same.patched() && lasts(same.patch) && std::ranges::all_of(same.bases, lasts)) {
+    piece = same;
+    ++tally_.chunks;
+    return true;
+  }
+  if (!earlier.guessed && patch({&earlier.piece, 1}, bytes, piece)) return true;
+  // Where a change has moved a cut, the piece is made of parts of two or three.
+  return patch(earlier.around, bytes, piece);
+}
+
+bool ChunkedDumpWriter::patch(std::span<const StreamPiece> earlier, std::span<const std::byte> bytes,
+                              StreamPiece& piece) {
+  // Never on a patched one: to read a piece takes one patch.
+  std::vector<ChunkId> bases;
+  for (const StreamPiece& one : earlier)
+    for (const ChunkId& id : one.patched() ? std::span<const ChunkId>(one.bases) : std::span(&one.id, 1))
+      if (!is_zero_chunk(id) && std::ranges::find(bases, id) == bases.end()) bases.push_back(id);
+  if (bases.size() > max_patch_bases) bases.resize(max_patch_bases);
+  std::vector<std::byte> base;
+  std::uint64_t stored = 0;
+  for (const ChunkId& id : bases) {
+    const std::optional<Index::Location> copy = chunks_->index().lasting_copy(id);
+    if (!copy || copy->plain > max_dump_chunk_bytes) return false;
+    stored += copy->stored;
+    try {
+      const std::vector<std::byte> part = chunks_->get(id, max_dump_chunk_bytes);
+      base.insert(base.end(), part.begin(), part.end());
+    } catch (const Corruption& e) {
+      log_warning("a dump's piece is stored as a whole: {}", e.what());
+      return false;
+    }
+  }
+  if (base.empty()) return false;
+  // As far as what is much alike compresses alike.
+  const std::uint64_t limit = stored * bytes.size() / base.size() / worth_a_patch;
+  if (limit <= patch_costs) return false;
+  const std::vector<std::byte> made = PatchMaker().make(base, bytes, limit - patch_costs);
+  if (made.empty()) return false;
+  piece.bases = std::move(bases);
+  piece.patch = chunks_->put(made, RecordKind::data, tally_);
+  return true;
+}
+
+void ChunkedDumpWriter::settle(std::uint64_t number, const StreamPiece& piece) {
   std::unique_lock lock(mutex_);
   const auto it = open_.try_emplace(number / map_fanout).first;
-  it->second.entries[number % map_fanout] = entry;
+  it->second.pieces[number % map_fanout] = piece;
   if (++it->second.settled < map_fanout) return;
   const OpenLeaf whole = std::move(it->second);
   open_.erase(it);
   lock.unlock();
-  const StreamEntry node = put_node(1, whole.entries);
+  const StreamEntry node = put_leaf(whole.pieces);
   lock.lock();
   done_[number / map_fanout] = node;
+}
+
+StreamEntry ChunkedDumpWriter::put_leaf(std::span<const StreamPiece> pieces) {
+  StreamEntry node;
+  for (const StreamPiece& piece : pieces)
+    node.length += piece.length;
+  node.id = chunks_->put(encode_stream_leaf(pieces), RecordKind::node, tally_);
+  return node;
 }
 
 StreamEntry ChunkedDumpWriter::put_node(unsigned level, std::span<const StreamEntry> entries) {
@@ -94,7 +178,7 @@ StreamMap ChunkedDumpWriter::finish() {
     nodes.push_back(node);
   // At most the last one is not full.
   for (const auto& [number, leaf] : open_)
-    nodes.push_back(put_node(1, std::span(leaf.entries).first(leaf.settled)));
+    nodes.push_back(put_leaf(std::span(leaf.pieces).first(leaf.settled)));
   for (unsigned level = 2; nodes.size() > 1; ++level) {
     std::vector<StreamEntry> parents;
     for (std::size_t at = 0; at < nodes.size(); at += map_fanout)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "host/repository/chunk-store.hh"
+#include "host/repository/dump-base.hh"
 #include "host/repository/gear.hh"
 #include "host/repository/map-node.hh"
 #include "host/repository/pending-jobs.hh"
@@ -12,6 +13,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <vector>
 
 namespace stillpoint {
@@ -19,7 +22,7 @@ namespace stillpoint {
 /// DumpWriter over a chunk store: the caller's thread cuts, the crew stores.
 class ChunkedDumpWriter : public DumpWriter {
  public:
-  explicit ChunkedDumpWriter(std::shared_ptr<ChunkStore> chunks) : chunks_(std::move(chunks)) {}
+  ChunkedDumpWriter(std::shared_ptr<ChunkStore> chunks, const std::optional<StreamMap>& base);
   ChunkedDumpWriter(const ChunkedDumpWriter&) = delete;
   ChunkedDumpWriter& operator=(const ChunkedDumpWriter&) = delete;
   ~ChunkedDumpWriter() override;
@@ -31,15 +34,20 @@ class ChunkedDumpWriter : public DumpWriter {
  private:
   class ChunkJob;
   struct OpenLeaf {
-    std::vector<StreamEntry> entries = std::vector<StreamEntry>(map_fanout);
+    std::vector<StreamPiece> pieces = std::vector<StreamPiece>(map_fanout);
     std::uint64_t settled = 0;
   };
 
   void submit_chunk();
-  void settle(std::uint64_t number, const StreamEntry& entry);
+  [[nodiscard]] StreamPiece store(std::span<const std::byte> bytes);
+  [[nodiscard]] bool build_on(const DumpBase::Found& earlier, std::span<const std::byte> bytes, StreamPiece& piece);
+  [[nodiscard]] bool patch(std::span<const StreamPiece> earlier, std::span<const std::byte> bytes, StreamPiece& piece);
+  void settle(std::uint64_t number, const StreamPiece& piece);
+  StreamEntry put_leaf(std::span<const StreamPiece> pieces);
   StreamEntry put_node(unsigned level, std::span<const StreamEntry> entries);
 
   std::shared_ptr<ChunkStore> chunks_;
+  std::optional<DumpBase> base_;
   StoredTally tally_;
   GearChunker chunker_;
   ChunkBuffer buffer_;      ///< the chunk that is being filled

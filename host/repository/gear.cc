@@ -66,4 +66,17 @@ GearChunker::Result GearChunker::feed(std::span<const std::byte> bytes) noexcept
   return {at, false};
 }
 
+std::uint64_t sketch_of(std::span<const std::byte> bytes) noexcept {
+  if (bytes.size() < window) return 0;
+  std::uint64_t hash = 0;
+  for (const std::byte byte : bytes.first(window - 1))
+    hash = (hash << 1) + gear[std::to_integer<std::size_t>(byte)];
+  std::uint64_t highest = 0;
+  for (const std::byte byte : bytes.subspan(window - 1)) {
+    hash = (hash << 1) + gear[std::to_integer<std::size_t>(byte)];
+    highest = std::max(highest, hash);
+  }
+  return highest;
+}
+
 }  // namespace stillpoint

@@ -28,4 +28,8 @@ class GearChunker {
   std::uint64_t hash_ = 0;
 };
 
+/// A number that pieces which differ in little most likely share: the highest hash that 64 bytes in a row have. 0 for
+/// less than 64 bytes.
+[[nodiscard]] std::uint64_t sketch_of(std::span<const std::byte> bytes) noexcept;
+
 }  // namespace stillpoint

@@ -160,6 +160,11 @@ bool Index::claim(const ChunkId& id) {
   return true;
 }
 
+bool Index::holds(const ChunkId& id) {
+  const std::scoped_lock lock(mutex_);
+  return known(id);
+}
+
 void Index::add(const ChunkId& id, std::uint32_t pack, std::uint32_t offset, std::uint32_t stored,
                 std::uint32_t plain) {
   const std::scoped_lock lock(mutex_);
@@ -301,6 +306,17 @@ std::optional<std::uint32_t> Index::length_of(const ChunkId& id) {
     return true;
   });
   return length;
+}
+
+std::optional<Index::Location> Index::lasting_copy(const ChunkId& id) {
+  const std::scoped_lock lock(mutex_);
+  std::optional<Location> found;
+  any_copy(id, [&](std::uint32_t pack, const IndexEntry& entry, const auto&) {
+    if (!packs_[pack].sealed || packs_[pack].doomed) return false;
+    found = {packs_[pack].id, entry.offset, entry.stored, entry.plain, true, false};
+    return true;
+  });
+  return found;
 }
 
 std::vector<ChunkId> Index::chunks_of(const PackId& pack) {

@@ -40,6 +40,8 @@ class Index {
 
   /// True when nobody has the chunk: the caller stores it and calls add(). False when it is there or on its way.
   [[nodiscard]] bool claim(const ChunkId& id);
+  /// Whether claim() would say false.
+  [[nodiscard]] bool holds(const ChunkId& id);
   /// `pack`: a number from begin_pack().
   void add(const ChunkId& id, std::uint32_t pack, std::uint32_t offset, std::uint32_t stored, std::uint32_t plain);
 
@@ -54,6 +56,8 @@ class Index {
   [[nodiscard]] std::vector<Location> find(const ChunkId& id);
   /// Plain bytes of the chunk at the first of these places, without looking again; nothing when there is none.
   [[nodiscard]] std::optional<std::uint32_t> length_of(const ChunkId& id);
+  /// A copy in a pack that is durable and not doomed, without looking again; nothing when there is none.
+  [[nodiscard]] std::optional<Location> lasting_copy(const ChunkId& id);
   /// Every chunk that is said to be in that pack. Reads the whole index.
   [[nodiscard]] std::vector<ChunkId> chunks_of(const PackId& pack);
   /// One entry of a published table: names a record among millions in a few bytes.

@@ -3,9 +3,11 @@
 
 #include "common/errors.hh"
 #include "host/repository/little-endian.hh"
+#include "host/repository/pack.hh"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -16,6 +18,9 @@ namespace {
 constexpr std::uint32_t disk_magic = 0x444e5053;    // "SPND"
 constexpr std::uint32_t stream_magic = 0x534e5053;  // "SPNS"
 constexpr std::size_t header_bytes = 8;
+constexpr std::size_t piece_bytes = 48;
+/// And 32 for each base.
+constexpr std::size_t patch_bytes = 36;
 
 [[noreturn]] void fail(const ChunkId& id, std::string_view what) {
   throw Corruption(fmt::format("map node {}: {}", to_hex(id), what));
@@ -48,6 +53,22 @@ std::size_t check_node(std::span<const std::byte> bytes, std::uint32_t magic, un
   return count;
 }
 
+void put_id(std::byte* to, const ChunkId& id) {
+  std::memcpy(to, id.bytes.data(), id.bytes.size());
+}
+
+ChunkId get_id(const std::byte* from) {
+  ChunkId id;
+  std::memcpy(id.bytes.data(), from, id.bytes.size());
+  return id;
+}
+
+/// What is left of a node's length behind a child of that length.
+std::uint64_t subtract_length(std::uint64_t length, std::uint64_t child, const ChunkId& id) {
+  if (child == 0 || child > length) fail(id, "its lengths do not add up");
+  return length - child;
+}
+
 }  // namespace
 
 std::vector<std::byte> encode_disk_node(unsigned level, std::span<const ChunkId> ids) {
@@ -55,7 +76,7 @@ std::vector<std::byte> encode_disk_node(unsigned level, std::span<const ChunkId>
     ids = ids.first(ids.size() - 1);
   std::vector<std::byte> bytes = start_node(disk_magic, level, ids.size(), 32);
   for (std::size_t i = 0; i < ids.size(); ++i)
-    std::memcpy(bytes.data() + header_bytes + 32 * i, ids[i].bytes.data(), 32);
+    put_id(bytes.data() + header_bytes + 32 * i, ids[i]);
   return bytes;
 }
 
@@ -65,7 +86,7 @@ std::vector<ChunkId> decode_disk_node(std::span<const std::byte> bytes, unsigned
   if (count > children) fail(id, "it reaches behind the end of the disk");
   std::vector<ChunkId> ids(map_fanout);
   for (std::size_t i = 0; i < count; ++i)
-    std::memcpy(ids[i].bytes.data(), bytes.data() + header_bytes + 32 * i, 32);
+    ids[i] = get_id(bytes.data() + header_bytes + 32 * i);
   if (is_zero_chunk(ids[count - 1])) fail(id, "it ends with a child of zeros");
   return ids;
 }
@@ -74,7 +95,7 @@ std::vector<std::byte> encode_stream_node(unsigned level, std::span<const Stream
   std::vector<std::byte> bytes = start_node(stream_magic, level, entries.size(), 40);
   std::byte* to = bytes.data() + header_bytes;
   for (const StreamEntry& entry : entries) {
-    std::memcpy(to, entry.id.bytes.data(), 32);
+    put_id(to, entry.id);
     put_le(to + 32, entry.length);
     to += 40;
   }
@@ -89,15 +110,88 @@ std::vector<StreamEntry> decode_stream_node(std::span<const std::byte> bytes, un
                                             const ChunkId& id) {
   const std::size_t count = check_node(bytes, stream_magic, level, 40, id);
   std::vector<StreamEntry> entries(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::byte* from = bytes.data() + header_bytes + 40 * i;
-    std::memcpy(entries[i].id.bytes.data(), from, 32);
-    entries[i].length = get_le<std::uint64_t>(from + 32);
-    if (entries[i].length == 0 || entries[i].length > length) fail(id, "its lengths do not add up");
-    length -= entries[i].length;
+  const std::byte* from = bytes.data() + header_bytes;
+  for (StreamEntry& entry : entries) {
+    entry = {get_id(from), get_le<std::uint64_t>(from + 32)};
+    length = subtract_length(length, entry.length, id);
+    from += 40;
   }
   if (length != 0) fail(id, "its lengths do not add up");
   return entries;
+}
+
+namespace {
+
+void append_patch(std::vector<std::byte>& bytes, std::uint16_t place, const StreamPiece& piece) {
+  if (piece.bases.size() > max_patch_bases) throw std::length_error("a patch of too many bases");
+  const std::size_t at = bytes.size();
+  bytes.resize(at + patch_bytes + 32 * piece.bases.size());
+  put_le(bytes.data() + at, place);
+  put_le(bytes.data() + at + 2, static_cast<std::uint16_t>(piece.bases.size()));
+  put_id(bytes.data() + at + 4, piece.patch);
+  for (std::size_t i = 0; i < piece.bases.size(); ++i)
+    put_id(bytes.data() + at + patch_bytes + 32 * i, piece.bases[i]);
+}
+
+}  // namespace
+
+std::vector<std::byte> encode_stream_leaf(std::span<const StreamPiece> pieces) {
+  std::vector<std::byte> bytes = start_node(stream_magic, 1, pieces.size(), piece_bytes);
+  std::byte* to = bytes.data() + header_bytes;
+  for (const StreamPiece& piece : pieces) {
+    put_id(to, piece.id);
+    put_le(to + 32, piece.length);
+    put_le(to + 40, piece.sketch);
+    to += piece_bytes;
+  }
+  for (std::size_t i = 0; i < pieces.size(); ++i)
+    if (pieces[i].patched()) append_patch(bytes, static_cast<std::uint16_t>(i), pieces[i]);
+  return bytes;
+}
+
+namespace {
+
+void decode_patches(std::span<const std::byte> bytes, std::span<StreamPiece> pieces, const ChunkId& id) {
+  std::size_t next = 0;
+  while (!bytes.empty()) {
+    if (bytes.size() < patch_bytes) fail(id, "a patch is cut short");
+    const std::size_t place = get_le<std::uint16_t>(bytes.data());
+    const std::size_t bases = get_le<std::uint16_t>(bytes.data() + 2);
+    if (place < next || place >= pieces.size() || bases < 1 || bases > max_patch_bases ||
+        bytes.size() < patch_bytes + 32 * bases)
+      fail(id, "its patches do not fit its children");
+    StreamPiece& piece = pieces[place];
+    piece.patch = get_id(bytes.data() + 4);
+    for (std::size_t i = 0; i < bases; ++i)
+      piece.bases.push_back(get_id(bytes.data() + patch_bytes + 32 * i));
+    if (is_zero_chunk(piece.id) || is_zero_chunk(piece.patch) || std::ranges::any_of(piece.bases, is_zero_chunk))
+      fail(id, "a patch of or by zeros");
+    if (piece.length > max_dump_chunk_bytes) fail(id, fmt::format("a patched piece of {} bytes", piece.length));
+    next = place + 1;
+    bytes = bytes.subspan(patch_bytes + 32 * bases);
+  }
+}
+
+}  // namespace
+
+std::vector<StreamPiece> decode_stream_leaf(std::span<const std::byte> bytes, std::uint64_t length, const ChunkId& id) {
+  if (level_of(bytes, stream_magic, id) != 1) fail(id, "it is of another level than 1");
+  const std::size_t count = get_le<std::uint16_t>(bytes.data() + 6);
+  if (count < 1 || count > map_fanout || bytes.size() < header_bytes + count * piece_bytes)
+    fail(id, "its length does not fit its children");
+  std::vector<StreamPiece> pieces(count);
+  const std::byte* from = bytes.data() + header_bytes;
+  for (StreamPiece& piece : pieces) {
+    piece.id = get_id(from);
+    piece.length = get_le<std::uint64_t>(from + 32);
+    piece.sketch = get_le<std::uint64_t>(from + 40);
+    length = subtract_length(length, piece.length, id);
+    if (piece.length > max_chunk_bytes) fail(id, fmt::format("a piece of {} bytes", piece.length));
+    from += piece_bytes;
+  }
+  if (length != 0) fail(id, "its lengths do not add up");
+  decode_patches(bytes.subspan(header_bytes + count * piece_bytes), pieces, id);
+  return pieces;
 }
 
 }  // namespace stillpoint

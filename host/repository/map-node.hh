@@ -15,12 +15,26 @@ inline constexpr std::uint64_t map_fanout = 1024;
 /// No tree is higher: 1024^6 chunks are more than any disk has.
 inline constexpr unsigned max_map_level = 6;
 inline constexpr std::size_t max_disk_node_bytes = 8 + map_fanout * 32;
-inline constexpr std::size_t max_stream_node_bytes = 8 + map_fanout * 40;
+/// A patched piece is made of so many pieces of an earlier stream, at most.
+inline constexpr std::size_t max_patch_bases = 3;
+inline constexpr std::size_t max_stream_node_bytes = 8 + map_fanout * (48 + 36 + 32 * max_patch_bases);
 
 /// A node of a stream map names each child and how long what is below it is.
 struct StreamEntry {
   ChunkId id;
   std::uint64_t length = 0;  ///< bytes of the stream
+};
+
+/// A level 1 node of a stream map names pieces of the stream. A piece is a chunk of its own, or else made of others by
+/// a patch (patch.hh).
+struct StreamPiece {
+  ChunkId id;                    ///< zero: zeros
+  std::uint64_t length = 0;      ///< bytes of the stream
+  std::uint64_t sketch = 0;      ///< likely the same for pieces that are much alike (gear.hh)
+  std::vector<ChunkId> bases{};  ///< chunks; none when it is a chunk of its own
+  ChunkId patch{};               ///< a chunk that holds the patch; zero without bases
+
+  [[nodiscard]] bool patched() const noexcept { return !bases.empty(); }
 };
 
 /// `ids`: at most map_fanout; trailing zero ids are left out, so that a node does not depend on the disk's size.
@@ -30,11 +44,17 @@ struct StreamEntry {
 [[nodiscard]] std::vector<ChunkId> decode_disk_node(std::span<const std::byte> bytes, unsigned level,
                                                     std::uint64_t children, const ChunkId& id);
 
+/// `level`: 2 or more.
 [[nodiscard]] std::vector<std::byte> encode_stream_node(unsigned level, std::span<const StreamEntry> entries);
 /// A stream map's root says how high the tree is. Throws Corruption when it is no stream node.
 [[nodiscard]] unsigned stream_node_level(std::span<const std::byte> bytes, const ChunkId& id);
-/// Throws Corruption when it is not a node of that level over exactly `length` bytes.
+/// Throws Corruption when it is not a node of that level, 2 or more, over exactly `length` bytes.
 [[nodiscard]] std::vector<StreamEntry> decode_stream_node(std::span<const std::byte> bytes, unsigned level,
                                                           std::uint64_t length, const ChunkId& id);
+
+[[nodiscard]] std::vector<std::byte> encode_stream_leaf(std::span<const StreamPiece> pieces);
+/// Throws Corruption when it is not a level 1 node over exactly `length` bytes.
+[[nodiscard]] std::vector<StreamPiece> decode_stream_leaf(std::span<const std::byte> bytes, std::uint64_t length,
+                                                          const ChunkId& id);
 
 }  // namespace stillpoint

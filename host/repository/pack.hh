@@ -22,6 +22,8 @@ inline constexpr std::uint64_t pack_bytes = 64 << 20;
 inline constexpr std::uint64_t max_pack_bytes = std::uint64_t{1} << 30;
 /// Plain bytes of the longest chunk that a reader accepts.
 inline constexpr std::uint32_t max_chunk_bytes = 4 << 20;
+/// Plain bytes of the longest chunk that a dump is cut into.
+inline constexpr std::uint32_t max_dump_chunk_bytes = 512 << 10;
 inline constexpr std::size_t pack_header_bytes = 64;
 inline constexpr std::size_t record_header_bytes = 56;
 /// How much longer a sealed record is than what it holds (record-seal.hh).

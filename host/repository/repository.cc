@@ -270,9 +270,9 @@ std::unique_ptr<DiskWriter> Repository::write_disk(std::uint64_t size, const std
   return std::make_unique<ChunkedDiskWriter>(engine_->open_chunks(), size, base);
 }
 
-std::unique_ptr<DumpWriter> Repository::write_dump() {
+std::unique_ptr<DumpWriter> Repository::write_dump(const std::optional<StreamMap>& base) {
   engine_->need_writable();
-  return std::make_unique<ChunkedDumpWriter>(engine_->open_chunks());
+  return std::make_unique<ChunkedDumpWriter>(engine_->open_chunks(), base);
 }
 
 Repository::Locks Repository::lock_clusters(const std::vector<std::string>& names, const Deadline& deadline,

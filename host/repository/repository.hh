@@ -100,7 +100,8 @@ class Repository {
 
   /// `base`: the disk as it was, for an incremental; may be of another size.
   [[nodiscard]] std::unique_ptr<DiskWriter> write_disk(std::uint64_t size, const std::optional<DiskMap>& base);
-  [[nodiscard]] std::unique_ptr<DumpWriter> write_dump();
+  /// `base`: an earlier dump of the same database; where the new one differs in little, only that is stored.
+  [[nodiscard]] std::unique_ptr<DumpWriter> write_dump(const std::optional<StreamMap>& base = std::nullopt);
 
   /// Keeps everybody else who uses this repository from the nodes of these database clusters while the locks live.
   /// Throws Locked after the deadline, Interrupted.

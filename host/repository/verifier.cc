@@ -16,14 +16,14 @@
 
 namespace stillpoint {
 
-std::string MapCheck::chunk(const ChunkId& id, std::uint64_t length) {
+std::string MapCheck::chunk(const ChunkId& id, std::optional<std::uint64_t> length) {
   const std::optional<std::uint32_t> there = chunks_.index().length_of(id);
   if (!there) {
     missing_.insert(id);
     return fmt::format("chunk {} is missing or damaged", to_hex(id));
   }
   if (found_) found_(id);
-  if (*there != length) return fmt::format("chunk {} has {} bytes, not {}", to_hex(id), *there, length);
+  if (length && *there != *length) return fmt::format("chunk {} has {} bytes, not {}", to_hex(id), *there, *length);
   return {};
 }
 
@@ -81,13 +81,20 @@ const std::string& MapCheck::stream_node(const ChunkId& id, unsigned level, std:
   if (const auto seen = seen_.find(key); seen != seen_.end()) return seen->second;
   std::string why;
   try {
-    for (const StreamEntry& entry : decode_stream_node(node(id, max_stream_node_bytes), level, length, id)) {
-      std::string below;
-      if (level > 1)
-        below = stream_node(entry.id, level - 1, entry.length);
-      else if (!is_zero_chunk(entry.id))
-        below = chunk(entry.id, entry.length);
-      if (why.empty()) why = std::move(below);
+    const std::vector<std::byte> bytes = node(id, max_stream_node_bytes);
+    const auto note = [&](const std::string& below) {
+      if (why.empty()) why = below;
+    };
+    if (level > 1) {
+      for (const StreamEntry& entry : decode_stream_node(bytes, level, length, id))
+        note(stream_node(entry.id, level - 1, entry.length));
+    } else {
+      for (const StreamPiece& piece : decode_stream_leaf(bytes, length, id)) {
+        if (is_zero_chunk(piece.id)) continue;
+        note(piece.patched() ? chunk(piece.patch) : chunk(piece.id, piece.length));
+        for (const ChunkId& base : piece.bases)
+          note(chunk(base));
+      }
     }
   } catch (const Corruption& e) {
     lost_nodes_ = true;

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -44,7 +45,7 @@ class MapCheck {
 
   const std::string& disk_node(const class DiskShape& shape, const ChunkId& id, unsigned level, std::uint64_t index);
   const std::string& stream_node(const ChunkId& id, unsigned level, std::uint64_t length);
-  [[nodiscard]] std::string chunk(const ChunkId& id, std::uint64_t length);
+  [[nodiscard]] std::string chunk(const ChunkId& id, std::optional<std::uint64_t> length = {});
 
   [[nodiscard]] std::vector<std::byte> node(const ChunkId& id, std::size_t limit);
 

@@ -7,11 +7,24 @@
 
 #include <chrono>
 #include <fstream>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 using namespace stillpoint;
+
+namespace {
+
+/// The same dump of the domain's newest still point, as a backup builds on it.
+std::optional<StreamMap> earlier(Repository& repository, const std::string& domain, const std::string& name) {
+  if (const std::optional<Manifest> latest = repository.latest(domain))
+    for (const DumpRecord& dump : latest->dumps)
+      if (dump.name == name) return dump.map;
+  return std::nullopt;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 4) {
@@ -30,7 +43,7 @@ int main(int argc, char** argv) {
     const std::string argument = argv[i];
     const std::size_t equals = argument.find('=');
     std::ifstream file(argument.substr(equals + 1), std::ios::binary);
-    const auto writer = repository.write_dump();
+    const auto writer = repository.write_dump(earlier(repository, manifest.domain, argument.substr(0, equals)));
     while (file.read(part.data(), static_cast<std::streamsize>(part.size())) || file.gcount() > 0)
       writer->write(std::as_bytes(std::span(part).first(static_cast<std::size_t>(file.gcount()))));
     DumpRecord dump;

@@ -20,12 +20,19 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       if (ids.size() != map_fanout) std::abort();
       const std::vector<std::byte> again = encode_disk_node(level, ids);
       if (!std::equal(again.begin(), again.end(), bytes.begin(), bytes.end())) std::abort();
-    } else {
-      const unsigned found = stream_node_level(bytes, id);
+    } else if (const std::uint64_t wanted = std::uint64_t{data[0]} << 12U; stream_node_level(bytes, id) > 1) {
       std::uint64_t length = 0;
-      for (const StreamEntry& entry : decode_stream_node(bytes, found, std::uint64_t{data[0]} << 12U, id))
+      for (const StreamEntry& entry : decode_stream_node(bytes, stream_node_level(bytes, id), wanted, id))
         length += entry.length;
-      if (length != std::uint64_t{data[0]} << 12U) std::abort();
+      if (length != wanted) std::abort();
+    } else {
+      std::uint64_t length = 0;
+      const std::vector<StreamPiece> pieces = decode_stream_leaf(bytes, wanted, id);
+      for (const StreamPiece& piece : pieces)
+        length += piece.length;
+      if (length != wanted) std::abort();
+      const std::vector<std::byte> again = encode_stream_leaf(pieces);
+      if (!std::equal(again.begin(), again.end(), bytes.begin(), bytes.end())) std::abort();
     }
   } catch (const Corruption&) {
   }

@@ -88,8 +88,9 @@ Bytes read_whole(Repository& repository, const DiskMap& map) {
   return bytes;
 }
 
-StreamMap write_stream(Repository& repository, std::span<const std::byte> bytes, StoredCounts* counts) {
-  const std::unique_ptr<DumpWriter> writer = repository.write_dump();
+StreamMap write_stream(Repository& repository, std::span<const std::byte> bytes, StoredCounts* counts,
+                       const std::optional<StreamMap>& base) {
+  const std::unique_ptr<DumpWriter> writer = repository.write_dump(base);
   std::size_t step = 1;
   while (!bytes.empty()) {
     const std::size_t length = std::min(step, bytes.size());

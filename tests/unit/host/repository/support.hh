@@ -45,7 +45,8 @@ class Scratch {
 [[nodiscard]] Bytes read_whole(Repository& repository, const DiskMap& map);
 
 [[nodiscard]] StreamMap write_stream(Repository& repository, std::span<const std::byte> bytes,
-                                     StoredCounts* counts = nullptr);
+                                     StoredCounts* counts = nullptr,
+                                     const std::optional<StreamMap>& base = std::nullopt);
 [[nodiscard]] Bytes read_stream(Repository& repository, const StreamMap& map);
 
 /// A manifest with one disk, and a dump when `dump` is given; named and committed.
