@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -76,6 +77,9 @@ class ChunkBuffer {
   std::size_t length_ = 0;
 };
 
+/// A changed part of a chunk counts in blocks of so many bytes: as many as QEMU's dirty bitmaps have in one bit.
+inline constexpr std::uint32_t part_block_bytes = 64 << 10;
+
 /// Where a disk's chunks go: the repository's side of the engine. One reader thread calls it, in ascending chunk order
 /// for acquire(); submit() may come in any order as requests complete.
 class ChunkSink {
@@ -95,6 +99,24 @@ class ChunkSink {
 
   /// Takes the filled buffer of chunk `number`.
   virtual void submit(std::uint64_t number, ChunkBuffer buffer) = 0;
+
+  /// Some blocks of a chunk, in a buffer that holds them one after the other.
+  struct Part {
+    std::uint64_t blocks = 0;  ///< bit i: bytes from i * part_block_bytes on
+    ChunkBuffer buffer{};
+  };
+  /// As acquire(), for a whole chunk of which only `blocks` are others than they were. Returns what the sink takes
+  /// instead of the chunk, `blocks` and maybe more; nothing when it wants the chunk, which is acquired then.
+  [[nodiscard]] virtual std::optional<Part> acquire_part(std::uint64_t number, std::uint64_t blocks) {
+    static_cast<void>(number);
+    static_cast<void>(blocks);
+    return std::nullopt;
+  }
+  /// Takes the filled part of chunk `number`.
+  virtual void submit_part(std::uint64_t number, Part part) {
+    static_cast<void>(number);
+    static_cast<void>(part);
+  }
 
   /// Chunks [first, first + count) read as zeros.
   virtual void submit_zero(std::uint64_t first, std::uint64_t count) = 0;

@@ -5,6 +5,7 @@
 #include "common/errors.hh"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace stillpoint {
@@ -49,38 +50,50 @@ std::uint64_t CapturePlan::whole_chunks(std::uint64_t end) const noexcept {
 }
 
 /// Moves on to the first chunk that the bitmap touches, or to the end.
-void CapturePlan::skip_clean() {
+CapturePlan::Dirty CapturePlan::skip_clean() {
   while (position_ < size_) {
     const std::uint64_t end = std::min(position_ + chunk_size_, size_);
+    const bool in_blocks = end - position_ == chunk_size_ && chunk_size_ % part_block_bytes == 0;
+    Dirty dirty{end, 0};
+    bool any = false;
+    bool all = true;
     std::uint64_t at = position_;
-    for (Extent extent = dirty_.at(at);; extent = dirty_.at(at)) {
-      if (extent.data) return;
-      at = end_of(extent);
-      if (at >= end) break;
+    while (at < end) {
+      const Extent extent = dirty_.at(at);
+      const std::uint64_t until = std::min(end_of(extent), end);
+      if (!extent.data) {
+        all = false;
+        // Nothing dirty in it so far: none of the chunks that lie in this extent as a whole is.
+        if (!any) at = end_of(extent);
+      } else {
+        any = true;
+        for (std::uint64_t block = (at - position_) / part_block_bytes; block * part_block_bytes < until - position_;
+             ++block)
+          dirty.blocks |= std::uint64_t{1} << (block % 64);
+        if (all && until == end) dirty.end = end_of(extent);
+      }
+      at = std::max(at, until);
+    }
+    if (any) {
+      if (!in_blocks || static_cast<std::uint64_t>(std::popcount(dirty.blocks)) == chunk_size_ / part_block_bytes)
+        dirty.blocks = 0;
+      return dirty;
     }
     position_ = at == size_ ? size_ : at / chunk_size_ * chunk_size_;
   }
-}
-
-/// To where every chunk from position_ on, which is dirty, is known to be dirty.
-std::uint64_t CapturePlan::dirty_until() {
-  const std::uint64_t chunk_end = std::min(position_ + chunk_size_, size_);
-  if (!incremental_) return size_;
-  const Extent extent = dirty_.at(position_);
-  return extent.data ? std::max(chunk_end, end_of(extent)) : chunk_end;
+  return {size_, 0};
 }
 
 std::optional<ChunkRun> CapturePlan::make() {
-  if (incremental_) skip_clean();
+  const Dirty dirty = incremental_ ? skip_clean() : Dirty{size_, 0};
   if (position_ >= size_) return std::nullopt;
   const std::uint64_t chunk_end = std::min(position_ + chunk_size_, size_);
-  const std::uint64_t dirty_end = dirty_until();
-  ChunkRun run{position_ / chunk_size_, 1, false, {}};
+  ChunkRun run{position_ / chunk_size_, 1, false, {}, dirty.blocks};
 
   const Extent first = allocated_.at(position_);
   if (end_of(first) >= chunk_end) {
     // One extent covers this chunk and maybe many more.
-    const std::uint64_t end = std::max(chunk_end, std::min(end_of(first), dirty_end));
+    const std::uint64_t end = std::max(chunk_end, std::min(end_of(first), dirty.end));
     run.count = whole_chunks(end);
     run.zero = !first.data;
   } else {

@@ -18,6 +18,7 @@ struct ChunkRun {
   std::uint64_t count = 0;
   bool zero = false;
   std::vector<Extent> pieces;  ///< what to read of a single chunk that is partly hole; empty: all of every chunk
+  std::uint64_t dirty = 0;     ///< blocks of a single chunk that are (ChunkSink::Part); 0: all of every chunk
 };
 
 /// Turns a disk's extents into runs of chunks, in ascending order and piece by piece, so that neither the memory nor
@@ -56,8 +57,11 @@ class CapturePlan {
   };
 
   [[nodiscard]] std::optional<ChunkRun> make();
-  void skip_clean();
-  [[nodiscard]] std::uint64_t dirty_until();
+  struct Dirty {
+    std::uint64_t end = 0;     ///< every chunk up to here is dirty
+    std::uint64_t blocks = 0;  ///< of a single chunk; 0: all of every chunk
+  };
+  [[nodiscard]] Dirty skip_clean();
   [[nodiscard]] std::uint64_t whole_chunks(std::uint64_t end) const noexcept;
 
   std::uint64_t size_;

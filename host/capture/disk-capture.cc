@@ -41,11 +41,15 @@ class Reading {
  private:
   struct Slot {
     std::uint64_t number = 0;
+    std::uint64_t blocks = 0;  ///< of a part; 0: a whole chunk
     ChunkBuffer buffer;
     std::size_t pending = 0;
   };
 
-  void start(std::uint64_t number, std::span<const Extent> pieces);
+  void start(std::uint64_t number, const ChunkRun& run);
+  std::size_t free_slot();
+  bool start_part(std::uint64_t number, const ChunkRun& run, std::size_t tag);
+  void start_pieces(std::uint64_t number, std::span<const Extent> pieces, std::size_t tag);
   bool complete_one(std::chrono::milliseconds patience);
   void check_stop() const {
     if (stop_.stop_requested()) throw Interrupted("stopped while reading a disk");
@@ -58,6 +62,7 @@ class Reading {
   std::vector<Slot> slots_;
   std::vector<std::size_t> free_;
   std::uint64_t done_ = 0;
+  std::uint64_t corrected_ = 0;  ///< what parts make of the planned bytes, modulo 2^64
   std::uint64_t total_ = 0;
 };
 
@@ -67,12 +72,16 @@ bool Reading::complete_one(std::chrono::milliseconds patience) {
   Slot& slot = slots_[*tag];
   if (--slot.pending > 0) return true;
   free_.push_back(*tag);
-  sink_.submit(slot.number, std::move(slot.buffer));
+  if (slot.blocks != 0)
+    sink_.submit_part(slot.number, {slot.blocks, std::move(slot.buffer)});
+  else
+    sink_.submit(slot.number, std::move(slot.buffer));
   progress_.advance(done_, total_);
   return true;
 }
 
-void Reading::start(std::uint64_t number, std::span<const Extent> pieces) {
+/// A slot that nothing is read into.
+std::size_t Reading::free_slot() {
   // What has arrived goes to the sink first: its workers need it, and with it come free buffers.
   while (complete_one(std::chrono::milliseconds(0))) {
   }
@@ -81,20 +90,60 @@ void Reading::start(std::uint64_t number, std::span<const Extent> pieces) {
     complete_one(stop_check);
   }
   check_stop();
-  Slot& slot = slots_[free_.back()];
-  slot.number = number;
-  slot.buffer = sink_.acquire(number);
-  const std::size_t tag = free_.back();
-  free_.pop_back();
+  return free_.back();
+}
 
+void Reading::start(std::uint64_t number, const ChunkRun& run) {
+  const std::size_t tag = free_slot();
+  if (run.dirty != 0 && start_part(number, run, tag)) return;
+  Slot& slot = slots_[tag];
+  slot.number = number;
+  slot.blocks = 0;
+  slot.buffer = sink_.acquire(number);
+  free_.pop_back();
+  if (!run.pieces.empty()) return start_pieces(number, run.pieces, tag);
+  const std::span<std::byte> bytes = slot.buffer.bytes();
+  slot.pending = 1;
+  done_ += bytes.size();
+  disk_.start_read(bytes, number * sink_.chunk_size(), tag);
+}
+
+/// Reads the changed blocks alone, where the sink takes them.
+bool Reading::start_part(std::uint64_t number, const ChunkRun& run, std::size_t tag) {
+  std::optional<ChunkSink::Part> part = sink_.acquire_part(number, run.dirty);
+  if (!part) return false;
+  Slot& slot = slots_[tag];
+  slot = {number, part->blocks, std::move(part->buffer), 0};
+  free_.pop_back();
+  std::span<std::byte> rest = slot.buffer.bytes();
+  std::uint64_t planned = run.pieces.empty() ? sink_.chunk_size() : 0;
+  for (const Extent& piece : run.pieces)
+    planned += piece.length;
+  total_ = total_ + rest.size() - planned;
+  corrected_ += rest.size() - planned;
+  done_ += rest.size();
+  // Runs of blocks, each with one request; all are counted before the first can be answered.
+  std::vector<Extent> runs;
+  for (std::uint64_t block = 0; block < 64; ++block) {
+    if ((part->blocks >> block & 1) == 0) continue;
+    const std::uint64_t offset = number * sink_.chunk_size() + block * part_block_bytes;
+    if (!runs.empty() && runs.back().offset + runs.back().length == offset)
+      runs.back().length += part_block_bytes;
+    else
+      runs.push_back({offset, part_block_bytes, true});
+  }
+  slot.pending = runs.size();
+  for (const Extent& one : runs) {
+    disk_.start_read(rest.first(one.length), one.offset, tag);
+    rest = rest.subspan(one.length);
+  }
+  return true;
+}
+
+void Reading::start_pieces(std::uint64_t number, std::span<const Extent> pieces, std::size_t tag) {
+  Slot& slot = slots_[tag];
   const std::span<std::byte> bytes = slot.buffer.bytes();
   const std::uint64_t begin = number * sink_.chunk_size();
-  if (pieces.empty()) {
-    slot.pending = 1;
-    done_ += bytes.size();
-    disk_.start_read(bytes, begin, tag);
-    return;
-  }
   slot.pending = pieces.size();
   std::size_t filled = 0;
   for (const Extent& piece : pieces) {
@@ -110,14 +159,14 @@ void Reading::start(std::uint64_t number, std::span<const Extent> pieces) {
 std::uint64_t Reading::run(CapturePlan& plan) {
   plan.look_ahead(look_ahead_limit);
   while (const std::optional<ChunkRun> run = plan.next()) {
-    total_ = plan.total();
+    total_ = plan.total() + corrected_;
     if (run->zero) {
       check_stop();
       sink_.submit_zero(run->first, run->count);
       continue;
     }
     for (std::uint64_t i = 0; i < run->count; ++i)
-      start(run->first + i, run->pieces);
+      start(run->first + i, *run);
   }
   while (disk_.reads_in_flight() > 0) {
     check_stop();

@@ -265,7 +265,7 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const 
   {
     TaskGroup tasks(run.stop);
     if (agent != nullptr && manifest.report && run.request.dumps)
-      capture_dumps(tasks, run.repository, *agent, *manifest.report, parent, run.progress, manifest.dumps);
+      capture_dumps(tasks, run.repository, *agent, run.progress, manifest);
     capture_disks(tasks, run.repository, disks, run.request.parallel, run.progress, manifest.disks);
     if (trees)
       capture_trees(tasks, disks, mounted, parent, *directory, *trees, run.progress, manifest.trees, manifest.warnings);

@@ -12,8 +12,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <semaphore>
 #include <set>
+#include <string>
 
 namespace stillpoint {
 
@@ -158,12 +160,31 @@ bool holds_files(const FileSystem& file_system) {
   return !file_system.type.empty() && file_system.type != "swap";
 }
 
-/// The same dump of the still point before.
-std::optional<StreamMap> previous_dump(const Manifest* parent, const std::string& name) {
-  if (parent == nullptr) return std::nullopt;
-  for (const DumpRecord& earlier : parent->dumps)
-    if (earlier.name == name && earlier.failure.empty()) return earlier.map;
-  return std::nullopt;
+/// After so many still points without it a dump begins anew.
+constexpr std::size_t most_looked_at = 8;
+
+/// The newest dump of each name that there is of this domain, of the last still points: one may lack what the one
+/// before it had.
+std::map<std::string, StreamMap> earlier_dumps(Repository& repository, const Manifest& manifest) {
+  const auto wanted = [&](const DumpRecord& dump) {
+    return dump.failure.empty() &&
+           std::ranges::find(manifest.dumps, dump.name, &DumpRecord::name) != manifest.dumps.end();
+  };
+  std::map<std::string, StreamMap> found;
+  const std::vector<StillPointSummary> all = repository.list(manifest.domain);
+  std::size_t looked_at = 0;
+  for (auto it = all.rbegin(); it != all.rend() && looked_at < most_looked_at; ++it, ++looked_at) {
+    if (found.size() == manifest.dumps.size()) break;
+    try {
+      const Manifest earlier = repository.load(it->name);
+      if (earlier.domain_uuid != manifest.domain_uuid) break;
+      for (const DumpRecord& dump : earlier.dumps)
+        if (wanted(dump)) found.try_emplace(dump.name, dump.map);
+    } catch (const Error& e) {
+      log_warning("no dump is built on {}: {}", it->name, e.what());
+    }
+  }
+  return found;
 }
 
 class RepositoryDumpSink : public AgentClient::DumpSink {
@@ -245,21 +266,25 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
       });
 }
 
-void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, const Report& report,
-                   const Manifest* parent, Progress& progress, std::vector<DumpRecord>& records) {
+void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, Progress& progress,
+                   Manifest& manifest) {
+  std::vector<DumpRecord>& records = manifest.dumps;
   std::set<std::string> distinct;
-  for (const DatabaseReport& database : report.databases)
+  for (const DatabaseReport& database : manifest.report->databases)
     if (!database.dump.empty() && database.exactness != Exactness::failed && distinct.insert(database.dump).second)
       records.push_back({database.dump, {}, 0, "the channel closed before it was complete"});
-  tasks.run([&repository, &agent, id = report.id, parent, &progress, &records](const std::stop_token& stop) {
+  tasks.run([&repository, &agent, id = manifest.report->id, &progress, &records,
+             earlier = earlier_dumps(repository, manifest)](const std::stop_token& stop) {
     std::vector<std::string> names;
     for (const DumpRecord& record : records)
       names.push_back(record.name);
     const auto sink_for = [&](const std::string& name) -> std::unique_ptr<AgentClient::DumpSink> {
       const auto record =
           std::find_if(records.begin(), records.end(), [&](const DumpRecord& r) { return r.name == name; });
-      return std::make_unique<RepositoryDumpSink>(repository, previous_dump(parent, name), *record, progress.line(name),
-                                                  stop);
+      const auto base = earlier.find(name);
+      return std::make_unique<RepositoryDumpSink>(repository,
+                                                  base == earlier.end() ? std::nullopt : std::optional(base->second),
+                                                  *record, progress.line(name), stop);
     };
     try {
       agent.run_dumps(id, names, sink_for, dump_silence, stop);

@@ -45,9 +45,9 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
                    const Manifest* parent, const std::filesystem::path& repository, TreeDirectory& trees,
                    Progress& progress, std::vector<TreeRecord>& records, std::vector<std::string>& warnings);
 
-/// Every dump that the report names, built on the parent's where that has it; a dump that fails has a record with the
-/// reason. Lets the agent's database snapshots go at the end.
-void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, const Report& report,
-                   const Manifest* parent, Progress& progress, std::vector<DumpRecord>& records);
+/// Every dump that the manifest's report names, built on earlier ones of the domain; a dump that fails has a record
+/// with the reason. Lets the agent's database snapshots go at the end.
+void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, Progress& progress,
+                   Manifest& manifest);
 
 }  // namespace stillpoint

@@ -55,21 +55,19 @@ void MappedDiskReader::add_pieces(const Request& request, std::vector<Piece>& pi
   }
 }
 
-ChunkId MappedDiskReader::chunk_id(std::uint64_t number) {
-  const DiskTree::Node leaf = tree_.leaf(number / map_fanout);
-  return leaf ? (*leaf)[number % map_fanout] : ChunkId{};
-}
-
 void MappedDiskReader::read_pieces(std::span<const Piece> pieces) {
   std::vector<ChunkStore::Wanted> whole;
   for (const Piece& piece : pieces) {
-    const ChunkId id = chunk_id(piece.chunk);
-    if (is_zero_chunk(id))
+    const DiskTree::Node leaf = tree_.leaf(piece.chunk / map_fanout);
+    const std::size_t place = piece.chunk % map_fanout;
+    if (!leaf || is_zero_chunk(leaf->ids[place]))
       std::memset(piece.buffer.data(), 0, piece.buffer.size());
-    else if (piece.buffer.size() == tree_.shape().chunk_length(piece.chunk))
-      whole.push_back({id, piece.buffer});
+    else if (piece.buffer.size() != tree_.shape().chunk_length(piece.chunk))
+      read_part(*leaf, piece);
+    else if (leaf->patch_at(place) != nullptr)
+      tree_.read_chunk(*leaf, place, piece.buffer);
     else
-      read_part(id, piece);
+      whole.push_back({leaf->ids[place], piece.buffer});
   }
   if (whole.size() == 2)
     chunks_->get(whole[0], whole[1]);
@@ -77,26 +75,25 @@ void MappedDiskReader::read_pieces(std::span<const Piece> pieces) {
     chunks_->get(whole[0].id, whole[0].plain);
 }
 
-void MappedDiskReader::read_part(const ChunkId& id, const Piece& piece) {
-  const std::uint32_t length = tree_.shape().chunk_length(piece.chunk);
-  Content content = kept(id);
-  if (!content || content->size() != length) content = keep(id, length);
+void MappedDiskReader::read_part(const DiskNode& leaf, const Piece& piece) {
+  Content content = kept(piece.chunk);
+  if (!content) content = keep(leaf, piece.chunk);
   std::memcpy(piece.buffer.data(), content->data() + piece.from, piece.buffer.size());
 }
 
-MappedDiskReader::Content MappedDiskReader::kept(const ChunkId& id) {
+MappedDiskReader::Content MappedDiskReader::kept(std::uint64_t chunk) {
   const std::scoped_lock lock(mutex_);
-  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const auto& item) { return item.first == id; });
+  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const auto& item) { return item.first == chunk; });
   if (found == kept_.end()) return nullptr;
   kept_.splice(kept_.begin(), kept_, found);
   return kept_.front().second;
 }
 
-MappedDiskReader::Content MappedDiskReader::keep(const ChunkId& id, std::uint32_t length) {
-  auto bytes = std::make_shared<std::vector<std::byte>>(length);
-  chunks_->get(id, *bytes);
+MappedDiskReader::Content MappedDiskReader::keep(const DiskNode& leaf, std::uint64_t chunk) {
+  auto bytes = std::make_shared<std::vector<std::byte>>(tree_.shape().chunk_length(chunk));
+  tree_.read_chunk(leaf, chunk % map_fanout, *bytes);
   const std::scoped_lock lock(mutex_);
-  kept_.emplace_front(id, bytes);
+  kept_.emplace_front(chunk, bytes);
   if (kept_.size() > most_kept_) kept_.pop_back();
   return bytes;
 }
@@ -124,7 +121,7 @@ std::vector<Extent> MappedDiskReader::extents(std::uint64_t offset, std::uint64_
     const DiskTree::Node leaf = tree_.leaf(offset / chunk_bytes / map_fanout);
     ++leaves;
     for (std::uint64_t at = offset / chunk_bytes; leaf && offset < end; ++at) {
-      add((at + 1) * chunk_bytes, !is_zero_chunk((*leaf)[at % map_fanout]));
+      add((at + 1) * chunk_bytes, !is_zero_chunk(leaf->ids[at % map_fanout]));
       if ((at + 1) % map_fanout == 0) break;
     }
   }

@@ -33,16 +33,15 @@ class MappedDiskReader : public BlockReader {
   void check_range(std::uint64_t offset, std::uint64_t length) const;
   void add_pieces(const Request& request, std::vector<Piece>& pieces) const;
   void read_pieces(std::span<const Piece> pieces);  ///< at most two
-  void read_part(const ChunkId& id, const Piece& piece);
-  [[nodiscard]] ChunkId chunk_id(std::uint64_t number);
-  [[nodiscard]] Content kept(const ChunkId& id);
-  [[nodiscard]] Content keep(const ChunkId& id, std::uint32_t length);
+  void read_part(const DiskNode& leaf, const Piece& piece);
+  [[nodiscard]] Content kept(std::uint64_t chunk);
+  [[nodiscard]] Content keep(const DiskNode& leaf, std::uint64_t chunk);
 
   std::shared_ptr<ChunkStore> chunks_;
   DiskTree tree_;
   std::size_t most_kept_;  ///< chunks
   std::mutex mutex_;
-  std::list<std::pair<ChunkId, Content>> kept_;  ///< chunks read in part, most recently used first
+  std::list<std::pair<std::uint64_t, Content>> kept_;  ///< chunks read in part, most recently used first
 };
 
 }  // namespace stillpoint

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace stillpoint {
@@ -29,6 +30,9 @@ class DiskShape {
   [[nodiscard]] std::uint64_t children(unsigned level, std::uint64_t index) const noexcept;
   /// Bytes of chunk `number`: shorter at the disk's end.
   [[nodiscard]] std::uint32_t chunk_length(std::uint64_t number) const noexcept;
+  /// The node at that place. Throws Corruption when it is not one that can stand there.
+  [[nodiscard]] DiskNode decode(std::span<const std::byte> bytes, unsigned level, std::uint64_t index,
+                                const ChunkId& id) const;
 
  private:
   std::uint64_t size_;
@@ -40,14 +44,14 @@ class DiskShape {
 /// Reads a disk map, a node at a time, and keeps the last nodes. May be used by several threads.
 class DiskTree {
  public:
-  using Node = std::shared_ptr<const std::vector<ChunkId>>;  ///< map_fanout ids
+  using Node = std::shared_ptr<const DiskNode>;
 
   DiskTree(ChunkStore& chunks, const DiskMap& map);
 
   [[nodiscard]] const DiskShape& shape() const noexcept { return shape_; }
   [[nodiscard]] const ChunkId& root() const noexcept { return root_; }
 
-  /// The ids of a node's children, by the node's id and place. Throws Corruption.
+  /// By the node's id and place. Throws Corruption.
   [[nodiscard]] Node node(const ChunkId& id, unsigned level, std::uint64_t index);
 
   /// The id of the node at that place: zero when everything below it is.
@@ -55,6 +59,9 @@ class DiskTree {
 
   /// The level 1 node that names the chunks from `index` * map_fanout on; null when all are zeros.
   [[nodiscard]] Node leaf(std::uint64_t index);
+
+  /// Fills `bytes` with the chunk at that place of a level 1 node; as long as it is. Throws Corruption.
+  void read_chunk(const DiskNode& leaf, std::size_t place, std::span<std::byte> bytes);
 
   /// From chunk `number` on: the first chunk that may not be zeros, skipping whole subtrees; chunks() when none.
   [[nodiscard]] std::uint64_t skip_zeros(std::uint64_t number);

@@ -4,6 +4,7 @@
 #include "host/repository/checksum.hh"
 
 #include <array>
+#include <bit>
 #include <stdexcept>
 #include <utility>
 
@@ -41,10 +42,13 @@ std::vector<ChunkedDiskWriter::Chunk> ChunkedDiskWriter::take() {
 void ChunkedDiskWriter::store(std::vector<Chunk> chunks) {
   const auto settle = [this](Chunk& chunk, const ChunkId& id) {
     chunk.buffer = ChunkBuffer();
-    map_.settle(chunk.number, id);
+    if (chunk.blocks != 0)
+      map_.settle_part(chunk.number, chunk.blocks, id);
+    else
+      map_.settle(chunk.number, id);
   };
   std::erase_if(chunks, [&](Chunk& chunk) {
-    if (!is_zero(std::as_const(chunk.buffer).bytes())) return false;
+    if (chunk.blocks != 0 || !is_zero(std::as_const(chunk.buffer).bytes())) return false;
     settle(chunk, {});
     return true;
   });
@@ -76,13 +80,31 @@ ChunkBuffer ChunkedDiskWriter::acquire(std::uint64_t number) {
 }
 
 void ChunkedDiskWriter::submit(std::uint64_t number, ChunkBuffer buffer) {
+  queue({number, std::move(buffer)});
+}
+
+std::optional<ChunkSink::Part> ChunkedDiskWriter::acquire_part(std::uint64_t number, std::uint64_t blocks) {
   chunks_->check();
-  chunks_->disk_buffers().hand_over(buffer);
+  blocks = map_.expect_part(number, blocks);
+  if (blocks == 0) return std::nullopt;
+  Part part{blocks,
+            chunks_->disk_buffers().acquire(static_cast<std::size_t>(std::popcount(blocks)) * part_block_bytes)};
+  ++acquired_;
+  return part;
+}
+
+void ChunkedDiskWriter::submit_part(std::uint64_t number, Part part) {
+  queue({number, std::move(part.buffer), part.blocks});
+}
+
+void ChunkedDiskWriter::queue(Chunk chunk) {
+  chunks_->check();
+  chunks_->disk_buffers().hand_over(chunk.buffer);
   ++submitted_;
   pending_.begin();
   {
     const std::scoped_lock lock(mutex_);
-    waiting_.push_back({number, std::move(buffer)});
+    waiting_.push_back(std::move(chunk));
   }
   chunks_->crew().post(std::make_unique<ChunkJob>(*this));
 }

@@ -27,6 +27,8 @@ class ChunkedDiskWriter : public DiskWriter {
   [[nodiscard]] std::uint32_t chunk_size() const override { return chunks_->chunk_bytes(); }
   [[nodiscard]] ChunkBuffer acquire(std::uint64_t number) override;
   void submit(std::uint64_t number, ChunkBuffer buffer) override;
+  [[nodiscard]] std::optional<Part> acquire_part(std::uint64_t number, std::uint64_t blocks) override;
+  void submit_part(std::uint64_t number, Part part) override;
   void submit_zero(std::uint64_t first, std::uint64_t count) override;
   [[nodiscard]] DiskMap finish() override;
   [[nodiscard]] StoredCounts counts() const override { return tally_.counts(); }
@@ -36,8 +38,10 @@ class ChunkedDiskWriter : public DiskWriter {
   struct Chunk {
     std::uint64_t number;
     ChunkBuffer buffer;
+    std::uint64_t blocks = 0;  ///< of a part; 0: the whole chunk
   };
 
+  void queue(Chunk chunk);
   [[nodiscard]] std::vector<Chunk> take();
   void store(std::vector<Chunk> chunks);
 

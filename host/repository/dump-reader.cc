@@ -45,18 +45,7 @@ class StreamReader {
       std::memset(bytes.data(), 0, bytes.size());
     else if (!piece.patched())
       chunks_.get(piece.id, bytes);
-    else
-      patch_piece(piece, bytes);
-  }
-
-  void patch_piece(const StreamPiece& piece, std::span<std::byte> bytes) {
-    std::vector<std::byte> base;
-    for (const ChunkId& id : piece.bases) {
-      const std::vector<std::byte> part = chunks_.get(id, max_dump_chunk_bytes);
-      base.insert(base.end(), part.begin(), part.end());
-    }
-    const std::vector<std::byte> patch = chunks_.get(piece.patch, max_dump_chunk_bytes);
-    if (!PatchReader().apply(base, patch, bytes) || chunks_.name(bytes) != piece.id)
+    else if (!read_patched_piece(chunks_, piece, bytes))
       throw Corruption(fmt::format("patch {} does not make {}", to_hex(piece.patch), to_hex(piece.id)),
                        "restore another still point; verify shows what else is affected");
   }
@@ -67,6 +56,16 @@ class StreamReader {
 };
 
 }  // namespace
+
+bool read_patched_piece(ChunkStore& chunks, const StreamPiece& piece, std::span<std::byte> bytes) {
+  std::vector<std::byte> base;
+  for (const ChunkId& id : piece.bases) {
+    const std::vector<std::byte> part = chunks.get(id, max_dump_chunk_bytes);
+    base.insert(base.end(), part.begin(), part.end());
+  }
+  thread_local PatchReader reader;
+  return reader.apply(base, chunks.get(piece.patch, max_dump_chunk_bytes), bytes) && chunks.name(bytes) == piece.id;
+}
 
 void read_stream(ChunkStore& chunks, const StreamMap& map,
                  const std::function<void(std::span<const std::byte>)>& consumer) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/dump-writer.hh"
 
-#include "common/errors.hh"
 #include "common/log.hh"
 #include "host/repository/checksum.hh"
 #include "host/repository/patch.hh"
@@ -85,9 +84,12 @@ StreamPiece ChunkedDumpWriter::store(std::span<const std::byte> bytes) {
   if (is_zero(bytes)) return piece;
   piece.id = chunks_->name(bytes);
   piece.sketch = sketch_of(bytes);
-  if (base_ && !chunks_->index().holds(piece.id))
-    if (const std::optional<DumpBase::Found> earlier = base_->find(piece.id, piece.sketch))
+  if (base_) {
+    if (chunks_->index().holds(piece.id))
+      base_->pass(piece.id);
+    else if (const std::optional<DumpBase::Found> earlier = base_->find(piece.id, piece.sketch))
       if (build_on(*earlier, bytes, piece)) return piece;
+  }
   chunks_->put(piece.id, bytes, RecordKind::data, tally_);
   return piece;
 }
@@ -101,40 +103,48 @@ bool ChunkedDumpWriter::build_on(const DumpBase::Found& earlier, std::span<const
     ++tally_.chunks;
     return true;
   }
-  if (!earlier.guessed && patch({&earlier.piece, 1}, bytes, piece)) return true;
+  std::vector<ChunkId> bases;
+  add_bases(earlier.piece, bases);
+  if (!earlier.guessed && patch(bases, bytes, piece)) return true;
   // Where a change has moved a cut, the piece is made of parts of two or three.
-  return patch(earlier.around, bytes, piece);
+  if (!earlier.guessed && earlier.piece.length == bytes.size()) return false;
+  for (const StreamPiece& beside : earlier.around)
+    add_bases(beside, bases);
+  return patch(bases, bytes, piece);
 }
 
-bool ChunkedDumpWriter::patch(std::span<const StreamPiece> earlier, std::span<const std::byte> bytes,
-                              StreamPiece& piece) {
-  // Never on a patched one: to read a piece takes one patch.
-  std::vector<ChunkId> bases;
-  for (const StreamPiece& one : earlier)
-    for (const ChunkId& id : one.patched() ? std::span<const ChunkId>(one.bases) : std::span(&one.id, 1))
-      if (!is_zero_chunk(id) && std::ranges::find(bases, id) == bases.end()) bases.push_back(id);
-  if (bases.size() > max_patch_bases) bases.resize(max_patch_bases);
+/// The chunks that an earlier piece is made of. A patched one is no base itself: to read a piece takes one patch.
+void ChunkedDumpWriter::add_bases(const StreamPiece& piece, std::vector<ChunkId>& bases) {
+  for (const ChunkId& id : piece.patched() ? std::span<const ChunkId>(piece.bases) : std::span(&piece.id, 1))
+    if (!is_zero_chunk(id) && bases.size() < max_patch_bases && std::ranges::find(bases, id) == bases.end())
+      bases.push_back(id);
+}
+
+bool ChunkedDumpWriter::patch(std::span<const ChunkId> bases, std::span<const std::byte> bytes, StreamPiece& piece) {
   std::vector<std::byte> base;
   std::uint64_t stored = 0;
   for (const ChunkId& id : bases) {
     const std::optional<Index::Location> copy = chunks_->index().lasting_copy(id);
-    if (!copy || copy->plain > max_dump_chunk_bytes) return false;
-    stored += copy->stored;
-    try {
-      const std::vector<std::byte> part = chunks_->get(id, max_dump_chunk_bytes);
-      base.insert(base.end(), part.begin(), part.end());
-    } catch (const Corruption& e) {
-      log_warning("a dump's piece is stored as a whole: {}", e.what());
-      return false;
-    }
+    const DumpBase::Content content = copy ? base_->content(id) : nullptr;
+    if (!content) return false;
+    base.insert(base.end(), content->begin(), content->end());
+    stored += std::min<std::uint64_t>(copy->stored, content->size());
   }
   if (base.empty()) return false;
   // As far as what is much alike compresses alike.
   const std::uint64_t limit = stored * bytes.size() / base.size() / worth_a_patch;
   if (limit <= patch_costs) return false;
-  const std::vector<std::byte> made = PatchMaker().make(base, bytes, limit - patch_costs);
+  thread_local PatchMaker maker;
+  const std::vector<std::byte> made = maker.make(base, bytes, limit - patch_costs);
   if (made.empty()) return false;
-  piece.bases = std::move(bases);
+  // What it makes is known by its own id alone: once, here, it is looked at.
+  thread_local PatchReader reader;
+  std::vector<std::byte> again(bytes.size());
+  if (!reader.apply(base, made, again) || !std::ranges::equal(again, bytes)) {
+    log_warning("a patch does not make what it was made for: is this machine's memory damaged?");
+    return false;
+  }
+  piece.bases.assign(bases.begin(), bases.end());
   piece.patch = chunks_->put(made, RecordKind::data, tally_);
   return true;
 }

@@ -41,7 +41,8 @@ class ChunkedDumpWriter : public DumpWriter {
   void submit_chunk();
   [[nodiscard]] StreamPiece store(std::span<const std::byte> bytes);
   [[nodiscard]] bool build_on(const DumpBase::Found& earlier, std::span<const std::byte> bytes, StreamPiece& piece);
-  [[nodiscard]] bool patch(std::span<const StreamPiece> earlier, std::span<const std::byte> bytes, StreamPiece& piece);
+  static void add_bases(const StreamPiece& piece, std::vector<ChunkId>& bases);
+  [[nodiscard]] bool patch(std::span<const ChunkId> bases, std::span<const std::byte> bytes, StreamPiece& piece);
   void settle(std::uint64_t number, const StreamPiece& piece);
   StreamEntry put_leaf(std::span<const StreamPiece> pieces);
   StreamEntry put_node(unsigned level, std::span<const StreamEntry> entries);

@@ -1,13 +1,22 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/map-builder.hh"
 
+#include "common/block.hh"
 #include "host/repository/checksum.hh"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <stdexcept>
 
 namespace stillpoint {
+
+namespace {
+
+/// Blocks are stored as a patch where they are this part of the chunk, or less.
+constexpr std::uint64_t worth_half = 2;
+
+}  // namespace
 
 MapBuilder::MapBuilder(ChunkStore& chunks, std::uint64_t size, const std::optional<DiskMap>& base, StoredTally& tally)
     : chunks_(chunks), shape_(size, chunks.chunk_bytes()), tally_(tally) {
@@ -20,23 +29,60 @@ void MapBuilder::advance(std::uint64_t number) {
 }
 
 void MapBuilder::expect(std::uint64_t number) {
+  expect_on(number, {});
+}
+
+/// `id`: what the chunk is as long as nothing else is settled.
+void MapBuilder::expect_on(std::uint64_t number, const ChunkId& id) {
   advance(number);
   close_before(number / map_fanout);
   const std::scoped_lock lock(mutex_);
   OpenLeaf& leaf = open_[number / map_fanout];
+  leaf.ids[number % map_fanout] = id;
   leaf.given.set(number % map_fanout);
   ++leaf.awaited;
+}
+
+std::uint64_t MapBuilder::expect_part(std::uint64_t number, std::uint64_t blocks) {
+  if (!base_ || shape_.chunk_length(number) != chunks_.chunk_bytes() ||
+      base_->shape().chunk_length(number) != chunks_.chunk_bytes())
+    return 0;
+  const DiskTree::Node leaf = base_->leaf(number / map_fanout);
+  const std::size_t place = number % map_fanout;
+  if (!leaf || is_zero_chunk(leaf->ids[place])) return 0;
+  // One patch to a chunk: it holds what earlier ones did.
+  if (const DiskPatch* const patch = leaf->patch_at(place)) blocks |= patch->blocks;
+  if (std::popcount(blocks) * std::uint64_t{part_block_bytes} * worth_half > chunks_.chunk_bytes()) return 0;
+  expect_on(number, leaf->ids[place]);
+  return blocks;
 }
 
 void MapBuilder::settle(std::uint64_t number, const ChunkId& id) {
   const std::uint64_t index = number / map_fanout;
   std::unique_lock lock(mutex_);
+  open_leaf(index).ids[number % map_fanout] = id;
+  settled(index, lock);
+}
+
+void MapBuilder::settle_part(std::uint64_t number, std::uint64_t blocks, const ChunkId& id) {
+  const std::uint64_t index = number / map_fanout;
+  const std::size_t place = number % map_fanout;
+  std::unique_lock lock(mutex_);
+  open_leaf(index).patches.push_back({static_cast<std::uint16_t>(place), blocks, id});
+  settled(index, lock);
+}
+
+MapBuilder::OpenLeaf& MapBuilder::open_leaf(std::uint64_t index) {
   const auto it = open_.find(index);
   if (it == open_.end()) throw std::logic_error("a chunk that nobody expected");
-  OpenLeaf& leaf = it->second;
-  leaf.ids[number % map_fanout] = id;
-  if (--leaf.awaited > 0 || !leaf.closed) return;
-  OpenLeaf whole = std::move(leaf);
+  return it->second;
+}
+
+/// One more of what is awaited has come.
+void MapBuilder::settled(std::uint64_t index, std::unique_lock<std::mutex>& lock) {
+  const auto it = open_.find(index);
+  if (--it->second.awaited > 0 || !it->second.closed) return;
+  OpenLeaf whole = std::move(it->second);
   open_.erase(it);
   lock.unlock();
   complete(index, std::move(whole));
@@ -85,10 +131,16 @@ void MapBuilder::close_before(std::uint64_t leaf) {
 
 void MapBuilder::complete(std::uint64_t index, OpenLeaf leaf) {
   fill_from_base(index, leaf);
-  const bool zero = std::all_of(leaf.ids.begin(), leaf.ids.end(), is_zero_chunk);
-  const ChunkId id = zero ? ChunkId{} : chunks_.put(encode_disk_node(1, leaf.ids), RecordKind::node, tally_);
+  const ChunkId id = put_leaf(leaf);
   const std::scoped_lock lock(mutex_);
   done_[index] = id;
+}
+
+ChunkId MapBuilder::put_leaf(const OpenLeaf& leaf) {
+  if (std::ranges::all_of(leaf.ids, is_zero_chunk)) return {};
+  DiskNode node{leaf.ids, leaf.patches};
+  std::ranges::sort(node.patches, {}, &DiskPatch::place);
+  return chunks_.put(encode_disk_node(1, node), RecordKind::node, tally_);
 }
 
 void MapBuilder::fill_from_base(std::uint64_t index, OpenLeaf& leaf) {
@@ -101,18 +153,23 @@ void MapBuilder::fill_from_base(std::uint64_t index, OpenLeaf& leaf) {
   if (base_children == 0) return;
   const DiskTree::Node base = base_->leaf(index);
   if (!base) return;
-  for (std::uint64_t i = 0; i < std::min(children, base_children); ++i)
-    if (!leaf.given.test(i)) leaf.ids[i] = resized(index * map_fanout + i, (*base)[i]);
+  for (std::uint64_t i = 0; i < std::min(children, base_children); ++i) {
+    if (leaf.given.test(i)) continue;
+    const std::uint64_t number = index * map_fanout + i;
+    if (base_->shape().chunk_length(number) != shape_.chunk_length(number)) {
+      leaf.ids[i] = resized(number, *base);
+      continue;
+    }
+    leaf.ids[i] = base->ids[i];
+    if (const DiskPatch* const patch = base->patch_at(i)) leaf.patches.push_back(*patch);
+  }
 }
 
 /// The chunk at the end of the smaller disk has another length on the other one.
-ChunkId MapBuilder::resized(std::uint64_t number, const ChunkId& id) {
-  const std::uint32_t before = base_->shape().chunk_length(number);
-  const std::uint32_t now = shape_.chunk_length(number);
-  if (before == now || is_zero_chunk(id)) return id;
-  std::vector<std::byte> bytes(before);
-  chunks_.get(id, bytes);
-  bytes.resize(now);
+ChunkId MapBuilder::resized(std::uint64_t number, const DiskNode& base) {
+  std::vector<std::byte> bytes(base_->shape().chunk_length(number));
+  base_->read_chunk(base, number % map_fanout, bytes);
+  bytes.resize(shape_.chunk_length(number));
   return is_zero(bytes) ? ChunkId{} : chunks_.put(bytes, RecordKind::data, tally_);
 }
 
@@ -170,19 +227,18 @@ ChunkId MapBuilder::build(unsigned level, std::uint64_t index, const ChunkId& ba
     if (done != done_.end()) return done->second;
     OpenLeaf leaf;
     fill_from_base(index, leaf);
-    if (std::all_of(leaf.ids.begin(), leaf.ids.end(), is_zero_chunk)) return {};
-    return chunks_.put(encode_disk_node(1, leaf.ids), RecordKind::node, tally_);
+    return put_leaf(leaf);
   }
   std::vector<ChunkId> base_ids(map_fanout);
   if (above_base)
     base_ids[0] = base;
   else if (!is_zero_chunk(base))
-    base_ids = *base_->node(base, level, index);
-  std::vector<ChunkId> ids(map_fanout);
+    base_ids = base_->node(base, level, index)->ids;
+  DiskNode node{std::vector<ChunkId>(map_fanout)};
   for (std::uint64_t i = 0; i < children; ++i)
-    ids[i] = build(level - 1, index * map_fanout + i, base_ids[i]);
-  if (std::all_of(ids.begin(), ids.end(), is_zero_chunk)) return {};
-  return chunks_.put(encode_disk_node(level, ids), RecordKind::node, tally_);
+    node.ids[i] = build(level - 1, index * map_fanout + i, base_ids[i]);
+  if (std::ranges::all_of(node.ids, is_zero_chunk)) return {};
+  return chunks_.put(encode_disk_node(level, node), RecordKind::node, tally_);
 }
 
 }  // namespace stillpoint

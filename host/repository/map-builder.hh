@@ -28,6 +28,13 @@ class MapBuilder {
   /// (std::logic_error).
   void expect(std::uint64_t number);
   void settle(std::uint64_t number, const ChunkId& id);
+
+  /// As expect(), where only these blocks of the chunk are others than the base's. Returns those that will be settled,
+  /// these and what the base's chunk is patched with itself; 0, and expects nothing, where the chunk is better stored
+  /// as a whole.
+  [[nodiscard]] std::uint64_t expect_part(std::uint64_t number, std::uint64_t blocks);
+  /// `id`: of the chunk that has these blocks.
+  void settle_part(std::uint64_t number, std::uint64_t blocks, const ChunkId& id);
   /// Chunks [first, first + count) are zeros.
   void zeros(std::uint64_t first, std::uint64_t count);
 
@@ -37,6 +44,7 @@ class MapBuilder {
  private:
   struct OpenLeaf {
     std::vector<ChunkId> ids = std::vector<ChunkId>(map_fanout);
+    std::vector<DiskPatch> patches{};
     std::bitset<map_fanout> given;
     std::uint64_t awaited = 0;
     bool closed = false;  ///< no more chunks of it will be expected
@@ -46,11 +54,15 @@ class MapBuilder {
     std::uint64_t end;
   };
 
+  void expect_on(std::uint64_t number, const ChunkId& id);
   void advance(std::uint64_t number);
   void close_before(std::uint64_t leaf);
+  [[nodiscard]] OpenLeaf& open_leaf(std::uint64_t index);
+  void settled(std::uint64_t index, std::unique_lock<std::mutex>& lock);
   void complete(std::uint64_t index, OpenLeaf leaf);
+  [[nodiscard]] ChunkId put_leaf(const OpenLeaf& leaf);
   void fill_from_base(std::uint64_t index, OpenLeaf& leaf);
-  [[nodiscard]] ChunkId resized(std::uint64_t number, const ChunkId& id);
+  [[nodiscard]] ChunkId resized(std::uint64_t number, const DiskNode& base);
   [[nodiscard]] ChunkId build(unsigned level, std::uint64_t index, const ChunkId& base);
   [[nodiscard]] bool touched(std::uint64_t begin, std::uint64_t end) const;
   [[nodiscard]] bool all_zero(std::uint64_t begin, std::uint64_t end) const;

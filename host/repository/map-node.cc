@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/map-node.hh"
 
+#include "common/block.hh"
 #include "common/errors.hh"
 #include "host/repository/little-endian.hh"
 #include "host/repository/pack.hh"
@@ -8,8 +9,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace stillpoint {
 
@@ -18,6 +21,7 @@ namespace {
 constexpr std::uint32_t disk_magic = 0x444e5053;    // "SPND"
 constexpr std::uint32_t stream_magic = 0x534e5053;  // "SPNS"
 constexpr std::size_t header_bytes = 8;
+constexpr std::size_t disk_patch_bytes = 42;
 constexpr std::size_t piece_bytes = 48;
 /// And 32 for each base.
 constexpr std::size_t patch_bytes = 36;
@@ -43,14 +47,16 @@ unsigned level_of(std::span<const std::byte> bytes, std::uint32_t magic, const C
   return level;
 }
 
-std::size_t check_node(std::span<const std::byte> bytes, std::uint32_t magic, unsigned level, std::size_t entry_bytes,
-                       const ChunkId& id) {
+/// How many children it has, and what stands behind them.
+std::pair<std::size_t, std::span<const std::byte>> check_node(std::span<const std::byte> bytes, std::uint32_t magic,
+                                                              unsigned level, std::size_t entry_bytes,
+                                                              const ChunkId& id) {
   if (const unsigned found = level_of(bytes, magic, id); found != level)
     fail(id, fmt::format("it is of level {} where {} was expected", found, level));
   const std::size_t count = get_le<std::uint16_t>(bytes.data() + 6);
-  if (count < 1 || count > map_fanout || bytes.size() != header_bytes + count * entry_bytes)
+  if (count < 1 || count > map_fanout || bytes.size() < header_bytes + count * entry_bytes)
     fail(id, "its length does not fit its children");
-  return count;
+  return {count, bytes.subspan(header_bytes + count * entry_bytes)};
 }
 
 void put_id(std::byte* to, const ChunkId& id) {
@@ -71,24 +77,55 @@ std::uint64_t subtract_length(std::uint64_t length, std::uint64_t child, const C
 
 }  // namespace
 
-std::vector<std::byte> encode_disk_node(unsigned level, std::span<const ChunkId> ids) {
+std::uint32_t DiskPatch::length() const noexcept {
+  return static_cast<std::uint32_t>(std::popcount(blocks)) * part_block_bytes;
+}
+
+const DiskPatch* DiskNode::patch_at(std::size_t place) const noexcept {
+  const auto found = std::ranges::lower_bound(patches, place, {}, &DiskPatch::place);
+  return found != patches.end() && found->place == place ? &*found : nullptr;
+}
+
+std::vector<std::byte> encode_disk_node(unsigned level, const DiskNode& node) {
+  std::span<const ChunkId> ids = node.ids;
   while (!ids.empty() && is_zero_chunk(ids.back()))
     ids = ids.first(ids.size() - 1);
   std::vector<std::byte> bytes = start_node(disk_magic, level, ids.size(), 32);
   for (std::size_t i = 0; i < ids.size(); ++i)
     put_id(bytes.data() + header_bytes + 32 * i, ids[i]);
+  std::size_t at = bytes.size();
+  bytes.resize(at + node.patches.size() * disk_patch_bytes);
+  for (const DiskPatch& patch : node.patches) {
+    put_le(bytes.data() + at, patch.place);
+    put_le(bytes.data() + at + 2, patch.blocks);
+    put_id(bytes.data() + at + 10, patch.id);
+    at += disk_patch_bytes;
+  }
   return bytes;
 }
 
-std::vector<ChunkId> decode_disk_node(std::span<const std::byte> bytes, unsigned level, std::uint64_t children,
-                                      const ChunkId& id) {
-  const std::size_t count = check_node(bytes, disk_magic, level, 32, id);
+DiskNode decode_disk_node(std::span<const std::byte> bytes, unsigned level, std::uint64_t children,
+                          std::uint32_t chunk_bytes, const ChunkId& id) {
+  auto [count, rest] = check_node(bytes, disk_magic, level, 32, id);
   if (count > children) fail(id, "it reaches behind the end of the disk");
-  std::vector<ChunkId> ids(map_fanout);
+  DiskNode node{std::vector<ChunkId>(map_fanout)};
   for (std::size_t i = 0; i < count; ++i)
-    ids[i] = get_id(bytes.data() + header_bytes + 32 * i);
-  if (is_zero_chunk(ids[count - 1])) fail(id, "it ends with a child of zeros");
-  return ids;
+    node.ids[i] = get_id(bytes.data() + header_bytes + 32 * i);
+  if (is_zero_chunk(node.ids[count - 1])) fail(id, "it ends with a child of zeros");
+  if (rest.size() % disk_patch_bytes != 0 || (level > 1 && !rest.empty()))
+    fail(id, "its length does not fit its children");
+  const std::uint64_t blocks_of_chunk = chunk_bytes / part_block_bytes;
+  for (std::size_t next = 0; !rest.empty(); rest = rest.subspan(disk_patch_bytes)) {
+    const DiskPatch patch{get_le<std::uint16_t>(rest.data()), get_le<std::uint64_t>(rest.data() + 2),
+                          get_id(rest.data() + 10)};
+    if (patch.place < next || patch.place >= count || is_zero_chunk(node.ids[patch.place]) || is_zero_chunk(patch.id))
+      fail(id, "its patches do not fit its children");
+    if (patch.blocks == 0 || static_cast<std::uint64_t>(std::bit_width(patch.blocks)) > blocks_of_chunk)
+      fail(id, "a patch of blocks that are not there");
+    next = patch.place + std::size_t{1};
+    node.patches.push_back(patch);
+  }
+  return node;
 }
 
 std::vector<std::byte> encode_stream_node(unsigned level, std::span<const StreamEntry> entries) {
@@ -108,7 +145,8 @@ unsigned stream_node_level(std::span<const std::byte> bytes, const ChunkId& id) 
 
 std::vector<StreamEntry> decode_stream_node(std::span<const std::byte> bytes, unsigned level, std::uint64_t length,
                                             const ChunkId& id) {
-  const std::size_t count = check_node(bytes, stream_magic, level, 40, id);
+  const auto [count, rest] = check_node(bytes, stream_magic, level, 40, id);
+  if (!rest.empty()) fail(id, "its length does not fit its children");
   std::vector<StreamEntry> entries(count);
   const std::byte* from = bytes.data() + header_bytes;
   for (StreamEntry& entry : entries) {
@@ -175,10 +213,7 @@ void decode_patches(std::span<const std::byte> bytes, std::span<StreamPiece> pie
 }  // namespace
 
 std::vector<StreamPiece> decode_stream_leaf(std::span<const std::byte> bytes, std::uint64_t length, const ChunkId& id) {
-  if (level_of(bytes, stream_magic, id) != 1) fail(id, "it is of another level than 1");
-  const std::size_t count = get_le<std::uint16_t>(bytes.data() + 6);
-  if (count < 1 || count > map_fanout || bytes.size() < header_bytes + count * piece_bytes)
-    fail(id, "its length does not fit its children");
+  const auto [count, rest] = check_node(bytes, stream_magic, 1, piece_bytes, id);
   std::vector<StreamPiece> pieces(count);
   const std::byte* from = bytes.data() + header_bytes;
   for (StreamPiece& piece : pieces) {
@@ -190,7 +225,7 @@ std::vector<StreamPiece> decode_stream_leaf(std::span<const std::byte> bytes, st
     from += piece_bytes;
   }
   if (length != 0) fail(id, "its lengths do not add up");
-  decode_patches(bytes.subspan(header_bytes + count * piece_bytes), pieces, id);
+  decode_patches(rest, pieces, id);
   return pieces;
 }
 

@@ -14,7 +14,7 @@ namespace stillpoint {
 inline constexpr std::uint64_t map_fanout = 1024;
 /// No tree is higher: 1024^6 chunks are more than any disk has.
 inline constexpr unsigned max_map_level = 6;
-inline constexpr std::size_t max_disk_node_bytes = 8 + map_fanout * 32;
+inline constexpr std::size_t max_disk_node_bytes = 8 + map_fanout * (32 + 42);
 /// A patched piece is made of so many pieces of an earlier stream, at most.
 inline constexpr std::size_t max_patch_bases = 3;
 inline constexpr std::size_t max_stream_node_bytes = 8 + map_fanout * (48 + 36 + 32 * max_patch_bases);
@@ -37,12 +37,31 @@ struct StreamPiece {
   [[nodiscard]] bool patched() const noexcept { return !bases.empty(); }
 };
 
-/// `ids`: at most map_fanout; trailing zero ids are left out, so that a node does not depend on the disk's size.
-[[nodiscard]] std::vector<std::byte> encode_disk_node(unsigned level, std::span<const ChunkId> ids);
-/// Always map_fanout ids, zero ids at the end. Throws Corruption when it is not a node of that level, or names a child
-/// beyond the first `children`; `id` is for the message.
-[[nodiscard]] std::vector<ChunkId> decode_disk_node(std::span<const std::byte> bytes, unsigned level,
-                                                    std::uint64_t children, const ChunkId& id);
+/// Blocks of a chunk that are others than the chunk has, one after the other in a chunk of their own.
+struct DiskPatch {
+  std::uint16_t place = 0;   ///< of the chunk in its node
+  std::uint64_t blocks = 0;  ///< as ChunkSink::Part has them
+  ChunkId id;
+
+  /// Bytes of the chunk of that id.
+  [[nodiscard]] std::uint32_t length() const noexcept;
+};
+
+/// A node of a disk map.
+struct DiskNode {
+  std::vector<ChunkId> ids;          ///< map_fanout, zero ids at the end
+  std::vector<DiskPatch> patches{};  ///< of a level 1 node, in ascending order of their places
+
+  /// Null when the chunk at that place is as it is.
+  [[nodiscard]] const DiskPatch* patch_at(std::size_t place) const noexcept;
+};
+
+/// Trailing zero ids are left out, so that a node does not depend on the disk's size.
+[[nodiscard]] std::vector<std::byte> encode_disk_node(unsigned level, const DiskNode& node);
+/// Throws Corruption when it is not a node of that level, or names a child beyond the first `children`, or a block
+/// beyond `chunk_bytes`; `id` is for the message.
+[[nodiscard]] DiskNode decode_disk_node(std::span<const std::byte> bytes, unsigned level, std::uint64_t children,
+                                        std::uint32_t chunk_bytes, const ChunkId& id);
 
 /// `level`: 2 or more.
 [[nodiscard]] std::vector<std::byte> encode_stream_node(unsigned level, std::span<const StreamEntry> entries);

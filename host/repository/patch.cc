@@ -25,10 +25,12 @@ std::vector<std::byte> PatchMaker::make(std::span<const std::byte> base, std::sp
   ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, window_log);
   ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, 0);
   ZSTD_CCtx_refPrefix(context, base.data(), base.size());
-  std::vector<std::byte> patch(limit);
-  const std::size_t length = ZSTD_compress2(context, patch.data(), limit, wanted.data(), wanted.size());
-  patch.resize(ZSTD_isError(length) != 0 ? 0 : length);
-  return patch;
+  // With less room than this zstd gives up on what would fit in the end.
+  const std::size_t bound = ZSTD_compressBound(wanted.size());
+  if (made_.size() < bound) made_.resize(bound);
+  const std::size_t length = ZSTD_compress2(context, made_.data(), made_.size(), wanted.data(), wanted.size());
+  if (ZSTD_isError(length) != 0 || length > limit) return {};
+  return {made_.begin(), made_.begin() + static_cast<std::ptrdiff_t>(length)};
 }
 
 bool PatchReader::apply(std::span<const std::byte> base, std::span<const std::byte> patch,

@@ -23,6 +23,7 @@ class PatchMaker {
 
  private:
   CPtr<ZSTD_CCtx, ZSTD_freeCCtx> compressor_{ZSTD_createCCtx()};
+  std::vector<std::byte> made_;
 };
 
 /// One for each thread.

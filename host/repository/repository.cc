@@ -401,7 +401,7 @@ VerifyResult Repository::verify(const std::vector<std::string>& names, const Ver
   for (std::string& problem : chunks->index().problems())
     result.problems.push_back(std::move(problem));
   read_packs(*chunks, options, result);
-  MapCheck check(*chunks);
+  MapCheck check(*chunks, {}, options.read_percent > 0 ? MapCheck::Pieces::made : MapCheck::Pieces::followed);
   for (const std::string& name : wanted) {
     if (options.stop.stop_requested()) throw Interrupted("stopped while it followed the maps");
     try {
@@ -414,6 +414,7 @@ VerifyResult Repository::verify(const std::vector<std::string>& names, const Ver
     }
     ++result.still_points;
   }
+  distrust_everywhere(*chunks, check.wrong_patches());
   // Written down, so that the next backup looks whether its base is whole. No pack has that name.
   const bool unknown = !chunks->index().knows_of_losses();
   const std::vector<ChunkId> missing =

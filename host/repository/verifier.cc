@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "host/repository/disk-tree.hh"
+#include "host/repository/dump-reader.hh"
 #include "host/repository/map-node.hh"
 #include "host/repository/pack-check.hh"
 
@@ -16,14 +17,15 @@
 
 namespace stillpoint {
 
-std::string MapCheck::chunk(const ChunkId& id, std::optional<std::uint64_t> length) {
+std::string MapCheck::chunk(const ChunkId& id, std::uint64_t shortest, std::uint64_t longest) {
   const std::optional<std::uint32_t> there = chunks_.index().length_of(id);
   if (!there) {
     missing_.insert(id);
     return fmt::format("chunk {} is missing or damaged", to_hex(id));
   }
   if (found_) found_(id);
-  if (length && *there != *length) return fmt::format("chunk {} has {} bytes, not {}", to_hex(id), *there, *length);
+  if (*there < shortest || *there > longest)
+    return fmt::format("chunk {} has {} bytes, not {}", to_hex(id), *there, longest);
   return {};
 }
 
@@ -48,16 +50,18 @@ const std::string& MapCheck::disk_node(const DiskShape& shape, const ChunkId& id
   if (const auto seen = seen_.find(key); seen != seen_.end()) return seen->second;
   std::string why;
   try {
-    const std::vector<ChunkId> ids =
-        decode_disk_node(node(id, max_disk_node_bytes), level, shape.children(level, index), id);
+    const DiskNode decoded = shape.decode(node(id, max_disk_node_bytes), level, index, id);
+    const std::vector<ChunkId>& ids = decoded.ids;
     // All of them, also when one is missing: whoever keeps what is used must know of the others.
     for (std::uint64_t i = 0; i < ids.size(); ++i) {
       if (is_zero_chunk(ids[i])) continue;
       const std::uint64_t child = index * map_fanout + i;
-      const std::string below =
-          level == 1 ? chunk(ids[i], shape.chunk_length(child)) : disk_node(shape, ids[i], level - 1, child);
+      const std::string below = level == 1 ? chunk(ids[i], shape.chunk_length(child), shape.chunk_length(child))
+                                           : disk_node(shape, ids[i], level - 1, child);
       if (why.empty()) why = below;
     }
+    for (const DiskPatch& patch : decoded.patches)
+      if (const std::string below = chunk(patch.id, patch.length(), patch.length()); why.empty()) why = below;
   } catch (const Corruption& e) {
     lost_nodes_ = true;
     why = e.what();
@@ -89,18 +93,52 @@ const std::string& MapCheck::stream_node(const ChunkId& id, unsigned level, std:
       for (const StreamEntry& entry : decode_stream_node(bytes, level, length, id))
         note(stream_node(entry.id, level - 1, entry.length));
     } else {
-      for (const StreamPiece& piece : decode_stream_leaf(bytes, length, id)) {
+      const std::vector<StreamPiece> pieces = decode_stream_leaf(bytes, length, id);
+      for (const StreamPiece& piece : pieces) {
         if (is_zero_chunk(piece.id)) continue;
-        note(piece.patched() ? chunk(piece.patch) : chunk(piece.id, piece.length));
+        note(piece.patched() ? chunk(piece.patch, 1, max_dump_chunk_bytes)
+                             : chunk(piece.id, piece.length, piece.length));
         for (const ChunkId& base : piece.bases)
-          note(chunk(base));
+          note(chunk(base, 1, max_dump_chunk_bytes));
       }
+      if (why.empty() && pieces_ == Pieces::made) note(patched_pieces(pieces));
     }
   } catch (const Corruption& e) {
     lost_nodes_ = true;
     why = e.what();
   }
   return seen_.emplace(key, std::move(why)).first->second;
+}
+
+/// Why one of them is not what it should be.
+std::string MapCheck::patched_pieces(const std::vector<StreamPiece>& pieces) {
+  std::mutex mutex;
+  std::string why;
+  chunks_.crew().for_each(pieces.size(), [&](std::size_t i) {
+    const StreamPiece& piece = pieces[i];
+    if (!piece.patched()) return;
+    std::vector<std::byte> bytes(piece.length);
+    std::string problem;
+    bool wrong = false;
+    try {
+      wrong = !read_patched_piece(chunks_, piece, bytes);
+      if (wrong) problem = fmt::format("patch {} does not make {}", to_hex(piece.patch), to_hex(piece.id));
+    } catch (const Corruption& e) {
+      problem = e.what();
+    }
+    const std::scoped_lock lock(mutex);
+    if (wrong) wrong_patches_.insert(piece.patch);
+    if (why.empty()) why = problem;
+  });
+  return why;
+}
+
+void distrust_everywhere(ChunkStore& chunks, const std::set<ChunkId>& ids) {
+  for (const ChunkId& id : ids)
+    for (const Index::Location& copy : chunks.index().find(id)) {
+      const std::vector<ChunkId> added = chunks.index().distrust(copy.pack, {&id, 1});
+      if (!added.empty() && chunks.writable()) put_in_quarantine(chunks.store(), copy.pack, added);
+    }
 }
 
 namespace {

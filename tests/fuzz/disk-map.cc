@@ -16,9 +16,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const ChunkId id{};
   try {
     if ((data[0] & 8U) == 0) {
-      const std::vector<ChunkId> ids = decode_disk_node(bytes, level, 1 + data[0], id);
-      if (ids.size() != map_fanout) std::abort();
-      const std::vector<std::byte> again = encode_disk_node(level, ids);
+      const DiskNode node = decode_disk_node(bytes, level, 1 + data[0], 256 << 10, id);
+      if (node.ids.size() != map_fanout) std::abort();
+      const std::vector<std::byte> again = encode_disk_node(level, node);
       if (!std::equal(again.begin(), again.end(), bytes.begin(), bytes.end())) std::abort();
     } else if (const std::uint64_t wanted = std::uint64_t{data[0]} << 12U; stream_node_level(bytes, id) > 1) {
       std::uint64_t length = 0;

@@ -69,7 +69,7 @@ void node(benchmark::State& state) {
   const std::vector<std::byte> bytes = noise(map_fanout * 32);
   std::memcpy(ids.data(), bytes.data(), bytes.size());
   for (auto _ : state)
-    benchmark::DoNotOptimize(decode_disk_node(encode_disk_node(1, ids), 1, map_fanout, ids[0]));
+    benchmark::DoNotOptimize(decode_disk_node(encode_disk_node(1, {ids}), 1, map_fanout, 256 << 10, ids[0]));
   state.SetItemsProcessed(state.iterations());
 }
 void lookup(benchmark::State& state) {

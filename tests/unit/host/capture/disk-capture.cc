@@ -131,17 +131,20 @@ TEST_CASE("an incremental capture reads the chunks that the bitmap touches") {
 
 TEST_CASE("random extents and bitmaps are captured exactly") {
   std::mt19937 random(42);
-  for (int round = 0; round < 100; ++round) {
-    const std::uint32_t chunk_size = 4096U << (random() % 3);
-    MemoryDisk disk(1 + random() % 200000);
+  std::size_t parts = 0;
+  for (int round = 0; round < 150; ++round) {
+    // Some with chunks of which a part may be taken.
+    const unsigned scale = round % 3 == 0 ? 16 : 1;
+    const std::uint32_t chunk_size = (4096U * scale) << (random() % 4);
+    MemoryDisk disk(1 + random() % 200000 * scale);
     disk.most_extents = 1 + random() % 5;
     std::vector<std::byte> before = random_bytes(disk.size(), random());
     disk.bytes = before;
     bool data = random() % 2 == 0;
-    for (std::uint64_t at = 0; at < disk.size(); at += 1 + random() % 20000, data = !data)
+    for (std::uint64_t at = 0; at < disk.size(); at += 1 + random() % 20000 * scale, data = !data)
       disk.allocated[at] = data;
     bool changed = random() % 2 == 0;
-    for (std::uint64_t at = 0; at < disk.size(); at += 1 + random() % (random() % 2 == 0 ? 3000 : 60000)) {
+    for (std::uint64_t at = 0; at < disk.size(); at += 1 + random() % (random() % 2 == 0 ? 3000 : 60000) * scale) {
       disk.dirty[at] = changed;
       changed = !changed;
     }
@@ -157,6 +160,7 @@ TEST_CASE("random extents and bitmaps are captured exactly") {
     }
     const bool incremental = random() % 2 == 0;
     CollectingSink sink(disk.size(), chunk_size, 1 + random() % 20);
+    sink.take_parts = random() % 4 != 0;
     CountingProgress progress;
     const CaptureCounts counts = capture_disk(disk, incremental, sink, progress, {});
     std::vector<std::byte> image = before;
@@ -164,14 +168,23 @@ TEST_CASE("random extents and bitmaps are captured exactly") {
     if (incremental) {
       for (std::uint64_t begin = 0; begin < disk.size(); begin += chunk_size) {
         const std::uint64_t end = std::min<std::uint64_t>(begin + chunk_size, disk.size());
-        bool touched = false;
-        for (std::uint64_t at = begin; at < end; ++at)
-          touched = touched || is(disk.dirty, at);
+        std::uint64_t touched = 0;
+        bool right = true;
         const auto number = begin / chunk_size;
-        REQUIRE(sink.chunks.count(number) + sink.zeros.count(number) == (touched ? 1U : 0U));
-        const auto from = static_cast<std::ptrdiff_t>(begin);
-        const auto to = static_cast<std::ptrdiff_t>(end);
-        REQUIRE((!touched || std::equal(image.begin() + from, image.begin() + to, disk.bytes.begin() + from)));
+        const auto part = sink.parts.find(number);
+        for (std::uint64_t at = begin; at < end; ++at) {
+          const bool dirty = is(disk.dirty, at);
+          if (dirty) touched |= std::uint64_t{1} << ((at - begin) / part_block_bytes);
+          if (dirty || part == sink.parts.end()) right = right && image[at] == disk.bytes[at];
+        }
+        REQUIRE(sink.chunks.count(number) + sink.zeros.count(number) + sink.parts.count(number) ==
+                (touched != 0 ? 1U : 0U));
+        REQUIRE((right || touched == 0));
+        // No other block is read than those that are dirty, and those that the sink has asked for.
+        if (part != sink.parts.end()) {
+          REQUIRE(part->second.first == (touched | sink.patched(number)));
+          parts += 1;
+        }
       }
     } else {
       REQUIRE(image == disk.bytes);
@@ -180,6 +193,7 @@ TEST_CASE("random extents and bitmaps are captured exactly") {
     REQUIRE(counts.read == disk.read_bytes);
     REQUIRE(progress.done == progress.total);
   }
+  CHECK(parts > 15);
 }
 
 TEST_CASE("a capture ends when it is stopped or the sink fails, and the sink has its buffers back") {
