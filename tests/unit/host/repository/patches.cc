@@ -205,7 +205,7 @@ TEST_CASE("a patch that makes something else is found, and the next backup does 
     const std::string id = Repository(scratch.repository(), Repository::Mode::read).id();
     ChunkStore chunks(store, id, 256 << 10, true);
     StoredTally tally;
-    const Bytes wrong = PatchMaker().make(before, before, 1000);
+    const Bytes wrong = PatchMaker().make(before, Bytes(before), 1000);
     const StreamPiece piece{id_of(after),
                             after.size(),
                             sketch_of(after),
