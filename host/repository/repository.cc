@@ -371,6 +371,10 @@ void Repository::read_dump(const StreamMap& map, const std::function<void(std::s
   read_stream(*engine_->open_chunks(), map, consumer);
 }
 
+std::unique_ptr<BlockReader> Repository::open_dump(const StreamMap& map) {
+  return std::make_unique<MappedStreamReader>(engine_->open_chunks(), map);
+}
+
 std::vector<std::string> Repository::resolve(const std::vector<std::string>& names) {
   std::vector<std::string> found;
   const auto add_all = [&](const std::vector<StillPointSummary>& all) {

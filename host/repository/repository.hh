@@ -122,6 +122,9 @@ class Repository {
   /// In order. The consumer may throw to stop.
   void read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer);
 
+  /// The same, at any place; for large reads. Throws Corruption.
+  [[nodiscard]] std::unique_ptr<BlockReader> open_dump(const StreamMap& map);
+
   /// The still points that these name, in full: "web1" is all of that domain, nothing is all that there are. Throws
   /// UsageError, NotFound.
   [[nodiscard]] std::vector<std::string> resolve(const std::vector<std::string>& names);
