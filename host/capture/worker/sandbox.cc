@@ -31,6 +31,11 @@ void limit(__rlimit_resource resource, rlim_t most) {
   if (::setrlimit(resource, &limits) != 0) throw_errno("cannot limit the file system's worker");
 }
 
+/// Makes the current directory the root, and keeps no copy of the other mounts: what is unmounted elsewhere is to go.
+bool let_go_of_the_tree() {
+  return ::syscall(SYS_pivot_root, ".", ".") == 0 && ::umount2(".", MNT_DETACH) == 0;
+}
+
 /// An empty read-only root in namespaces of our own. Where the system does not permit it, the walls that follow hold
 /// by themselves.
 void leave_the_tree(bool is_root) {
@@ -39,7 +44,7 @@ void leave_the_tree(bool is_root) {
   if (::unshare(namespaces) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0)
     static_cast<void>(
         ::mount("none", "/proc", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555") == 0 &&
-        ::chroot("/proc") == 0 && ::chdir("/") == 0);
+        ::chdir("/proc") == 0 && (let_go_of_the_tree() || ::chroot(".") == 0) && ::chdir("/") == 0);
 }
 
 void drop_privileges(bool is_root) {
