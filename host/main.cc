@@ -16,6 +16,8 @@ constexpr std::array verbs{
     stillpoint::Verb{"restore", "write a disk into a new image", stillpoint::add_restore},
     stillpoint::Verb{"dump", "list the database dumps of a still point, or read one", stillpoint::add_dump},
     stillpoint::Verb{"files", "list, read and copy files of a still point", stillpoint::add_files},
+    stillpoint::Verb{"mount", "show disks, files and dumps as a directory, without restoring them",
+                     stillpoint::add_mount},
     stillpoint::Verb{"serve", "serve a disk by NBD, without restoring it", stillpoint::add_serve},
     stillpoint::Verb{"boot", "start a new domain on a still point, without restoring it", stillpoint::add_boot},
     stillpoint::Verb{"verify", "check that what is stored can be given back", stillpoint::add_verify},

@@ -112,6 +112,7 @@ ExitCode parse_and_run(int argc, const char* const* argv, std::span<const Verb> 
   parser.get_formatter()->label("Subcommands", "Verbs");
   parser.get_formatter()->label("REQUIRED", "");
   parser.get_formatter()->label("TEXT", "");
+  parser.get_formatter()->label("Excludes", "not with");
   parser.footer("Exit codes, files and examples: man stillpoint");
   std::vector<std::pair<CLI::App*, RunVerb>> parsers;
   for (const Verb& verb : verbs) {

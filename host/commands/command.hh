@@ -65,6 +65,7 @@ struct Verb {
 [[nodiscard]] RunVerb add_index(CLI::App& parser);
 [[nodiscard]] RunVerb add_boot(CLI::App& parser);
 [[nodiscard]] RunVerb add_serve(CLI::App& parser);
+[[nodiscard]] RunVerb add_mount(CLI::App& parser);
 [[nodiscard]] RunVerb add_store(CLI::App& parser);
 [[nodiscard]] RunVerb add_thaw(CLI::App& parser);
 

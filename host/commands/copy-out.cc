@@ -91,4 +91,12 @@ TreeCounts copy_out(GuestFiles& files, const GuestFiles::Place& place, const std
   return counts;
 }
 
+TarCounts archive_out(GuestFiles& files, const GuestFiles::Place& place, const std::string& name,
+                      const TarWriter::Output& output, CaptureProgress& progress) {
+  TarWriter writer(place.path, name, files.disk(place), output);
+  CountedSink sink(writer, progress);
+  files.walk(place, true, sink);
+  return writer.finish();
+}
+
 }  // namespace stillpoint

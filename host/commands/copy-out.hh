@@ -3,9 +3,10 @@
 
 #include "host/capture/tree-writer.hh"
 #include "host/commands/guest-files.hh"
+#include "host/restore/tar-writer.hh"
 
 #include <filesystem>
-#include <stop_token>
+#include <string>
 
 namespace stillpoint {
 
@@ -17,5 +18,9 @@ namespace stillpoint {
 /// links as links. What is not whole never has the name. Throws what reading and writing throw, Interrupted.
 TreeCounts copy_out(GuestFiles& files, const GuestFiles::Place& place, const std::filesystem::path& target,
                     CaptureProgress& progress);
+
+/// The same as an archive, to `output`; `name`: what it is called there. Throws what reading and `output` throw.
+TarCounts archive_out(GuestFiles& files, const GuestFiles::Place& place, const std::string& name,
+                      const TarWriter::Output& output, CaptureProgress& progress);
 
 }  // namespace stillpoint

@@ -7,6 +7,7 @@
 #include "host/commands/file-name.hh"
 #include "host/commands/format.hh"
 #include "host/commands/guest-files.hh"
+#include "host/commands/output-file.hh"
 #include "host/commands/output.hh"
 #include "host/commands/table.hh"
 #include "host/commands/tree-entry-text.hh"
@@ -28,6 +29,7 @@ namespace {
 struct FilesOptions {
   std::string file;
   std::string target = ".";
+  std::string tar;
   std::string pattern;
 };
 
@@ -189,7 +191,57 @@ ExitCode cat(const FilesOptions& options, const Invocation& invocation) {
   return ExitCode::success;
 }
 
+/// `write`: where the archive goes.
+TarCounts archive(Opened& opened, const GuestFiles::Place& place, const std::string& path, const Invocation& invocation,
+                  const TarWriter::Output& write) {
+  // As tar -C / -c etc: what is copied keeps its own name, the root has none.
+  const std::string name = place.path.empty() ? "." : place.path.substr(place.path.rfind('/') + 1);
+  Progress progress(invocation.progress, STDERR_FILENO);
+  WatchedProgress watched(progress.line(path), invocation.stop, "stopped before the archive was complete");
+  const auto output = [&](std::span<const std::byte> bytes) {
+    if (invocation.stop.stop_requested()) throw Interrupted("stopped before the archive was complete");
+    if (!bytes.empty()) write(bytes);
+  };
+  return archive_out(opened.files, place, name, output, watched);
+}
+
+ExitCode cp_to_tar(const FilesOptions& options, const Invocation& invocation) {
+  const bool to_stdout = options.tar == "-";
+  if (to_stdout && invocation.json)
+    throw UsageError("--json and an archive cannot share standard output", "leave --json out, or name a file");
+  if (to_stdout && ::isatty(STDOUT_FILENO) == 1)
+    throw UsageError("an archive is nothing for a terminal", "name a file, or pipe it into tar -x");
+  const FileName name = parse_file_name(options.file);
+  if (name.path.empty())
+    throw UsageError(fmt::format("'{}' names no file", options.file), "add its path, as in web1:/etc");
+  if (!to_stdout) check_output_path(options.tar, false);
+  Opened opened(invocation, name);
+  const auto place = opened.files.find(name.file_system, name.path, name.path.ends_with('/'));
+  TarCounts counts;
+  if (to_stdout) {
+    counts = archive(opened, place, name.path, invocation,
+                     [](std::span<const std::byte> bytes) { write_all(STDOUT_FILENO, bytes, "standard output"); });
+  } else {
+    OutputFile file(options.tar, false);
+    counts =
+        archive(opened, place, name.path, invocation, [&](std::span<const std::byte> bytes) { file.write(bytes); });
+    file.commit();
+  }
+  const std::vector<std::string> left_out = opened.files.warnings();
+  counts.warnings.insert(counts.warnings.end(), left_out.begin(), left_out.end());
+  for (const std::string& warning : counts.warnings)
+    log_warning("{}", warning);
+  if (invocation.json)
+    print_json({{"name", opened.manifest.name},
+                {"to", options.tar},
+                {"entries", counts.entries},
+                {"bytes", counts.bytes},
+                {"warnings", counts.warnings}});
+  return ExitCode::success;
+}
+
 ExitCode cp(const FilesOptions& options, const Invocation& invocation) {
+  if (!options.tar.empty()) return cp_to_tar(options, invocation);
   if (options.target == "-") return cat(options, invocation);
   const FileName name = parse_file_name(options.file);
   if (name.path.empty())
@@ -237,7 +289,11 @@ RunVerb add_files(CLI::App& parser) {
   read->add_option("FILE", options->file, file)->required();
   CLI::App* const copy = add("cp", "copy a file or a directory with all below it, with its metadata");
   copy->add_option("FILE", options->file, file)->required();
-  copy->add_option("TARGET", options->target, "a directory, a new name, or - for standard output (.)");
+  CLI::Option* const target =
+      copy->add_option("TARGET", options->target, "a directory, a new name, or - for standard output (.)");
+  copy->add_option("--to-tar", options->tar, "write a tar archive instead: a new file, or - for standard output")
+      ->type_name("FILE")
+      ->excludes(target);
   return [options, list, search, read](const Invocation& invocation) {
     if (list->parsed()) return ls(*options, invocation);
     if (search->parsed()) return find(*options, invocation);

@@ -30,6 +30,8 @@ ONLY_IN = {
     r"sqlite3\.h": r"hooks/engines/sqlite",
     r"CLI/": r"(agent/main\.cc|host/main\.cc|host/commands/)",
     r"seccomp\.h": r"host/capture/",
+    r"archive": r"host/restore/tar-writer",
+    r"fuse": r"host/restore/fuse",
     r"pugixml": r"host/guest/",
     r"rbd/|rados/": r"host/[a-z]+/rbd",
 }

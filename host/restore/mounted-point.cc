@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/restore/mounted-point.hh"
+
+#include "common/deleter.hh"
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "common/protocol.hh"
+
+#include <fmt/format.h>
+#include <glib.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+#include <utility>
+
+namespace stillpoint {
+
+namespace {
+
+/// A stream is read in pieces of so many bytes, and so many of it are kept.
+constexpr std::uint32_t dump_piece_bytes = 1 << 20;
+constexpr std::size_t dump_cache_bytes = 16 << 20;
+/// How old what is shown of a repository may be.
+constexpr std::chrono::seconds listing_lasts{1};
+
+std::int64_t nanoseconds_of(WallTime time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
+/// Where a file system's inode numbers begin in what is shown: the same in every mount, far from all others, and above
+/// our own.
+std::uint64_t first_inode(const std::string& still_point_id, const std::string& file_system) {
+  const std::string text = still_point_id + "/" + file_system;
+  const CPtr<char, g_free> digest(::g_compute_checksum_for_string(G_CHECKSUM_SHA256, text.c_str(), -1));
+  return std::uint64_t{1} << 63 | std::stoull(std::string(digest.get(), 16), nullptr, 16) >> 2;
+}
+
+/// What the engines' dumps are: the plug-ins' own are not SQL.
+std::string dump_file_name(const std::string& name) {
+  const bool is_sql = name.starts_with("postgresql/") || name.starts_with("mariadb/") || name.starts_with("mysql/");
+  return is_sql ? name + ".sql" : name;
+}
+
+}  // namespace
+
+struct MountedPoint::Found {
+  explicit Found(std::int64_t instant_ns) : tree(instant_ns), list(std::make_shared<OwnDirectory>(instant_ns)) {}
+  std::vector<std::unique_ptr<BrowsedFileSystem>> file_systems;
+  GuestTree tree;
+  std::vector<std::unique_ptr<GuestTree>> single;
+  std::shared_ptr<OwnDirectory> list;
+};
+
+MountedPoint::MountedPoint(MountShared& shared, Manifest manifest)
+    : shared_(shared),
+      manifest_(std::move(manifest)),
+      instant_ns_(nanoseconds_of(manifest_.instant)),
+      root_(std::make_shared<OwnDirectory>(instant_ns_)) {
+  std::ranges::generate_n(std::back_inserter(disk_keys_), static_cast<std::ptrdiff_t>(manifest_.disks.size()),
+                          new_node_number);
+  add_disks(root_->directory("disks", instant_ns_));
+  add_dumps(root_->directory("dumps", instant_ns_));
+  root_->add_deferred("file-systems", [this] { return found().list; });
+  root_->add_deferred("files", [this] { return found().tree.root(); });
+  root_->add("still-point.json", std::make_shared<TextFile>(dump_json(to_json(manifest_), 2) + '\n', instant_ns_));
+}
+
+MountedPoint::~MountedPoint() = default;
+
+void MountedPoint::add_disks(OwnDirectory& directory) {
+  for (std::size_t i = 0; i < manifest_.disks.size(); ++i) {
+    const DiskRecord& disk = manifest_.disks[i];
+    const auto open = [this, i] {
+      const auto opened = open_disk(i);
+      return std::shared_ptr<BlockReader>(opened, &opened->blocks());
+    };
+    directory.add(disk.target + ".img",
+                  std::make_shared<BlockFile>(fmt::format("{} of {}", disk.target, manifest_.name), disk.map.size, true,
+                                              instant_ns_, open));
+  }
+}
+
+void MountedPoint::add_dumps(OwnDirectory& directory) {
+  for (std::size_t i = 0; i < manifest_.dumps.size(); ++i) {
+    const DumpRecord& dump = manifest_.dumps[i];
+    if (!dump.failure.empty()) continue;
+    OwnDirectory* parent = &directory;
+    std::string name = dump_file_name(dump.name);
+    for (std::size_t slash = name.find('/'); slash != std::string::npos; slash = name.find('/')) {
+      parent = &parent->directory(name.substr(0, slash), instant_ns_);
+      name.erase(0, slash + 1);
+    }
+    const auto open = [this, &dump, key = new_node_number()] {
+      return shared_.dumps.get(key, [&] {
+        return decltype(shared_.dumps)::Made{
+            std::make_shared<AheadReader>(shared_.repository.open_dump(dump.map), shared_.crew, dump_piece_bytes,
+                                          dump_cache_bytes),
+            1};
+      });
+    };
+    parent->add(name, std::make_shared<BlockFile>(fmt::format("dump {} of {}", dump.name, manifest_.name),
+                                                  dump.map.size, false, instant_ns_, open));
+  }
+}
+
+std::shared_ptr<GuestDisk> MountedPoint::open_disk(std::size_t number) {
+  return shared_.disks.get(disk_keys_[number], [&] {
+    return decltype(shared_.disks)::Made{
+        std::make_shared<GuestDisk>(shared_.repository, manifest_.disks[number].map, shared_.crew, shared_.stop), 1};
+  });
+}
+
+std::unique_ptr<MountedPoint::Found> MountedPoint::look_for_file_systems() {
+  auto found = std::make_unique<Found>(instant_ns_);
+  bool any_mounted = false;
+  for (std::size_t i = 0; i < manifest_.disks.size(); ++i) {
+    std::vector<FileSystem> on_disk;
+    try {
+      on_disk = open_disk(i)->file_systems();
+    } catch (const CaptureError& error) {
+      // The other disks are none the worse.
+      log_warning("{}: {}: no files are shown of it: {}", manifest_.name, manifest_.disks[i].target, error.what());
+    } catch (const Corruption& error) {
+      log_warning("{}: {}: no files are shown of it: {}", manifest_.name, manifest_.disks[i].target, error.what());
+    }
+    for (std::size_t place = 0; place < on_disk.size(); ++place) {
+      if (!on_disk[place].readable()) continue;
+      const std::string name = shared_.name_file_system(manifest_.disks[i].target, on_disk[place].partition);
+      found->file_systems.push_back(std::make_unique<BrowsedFileSystem>(
+          fmt::format("{}: {}", manifest_.name, name), first_inode(manifest_.id, name),
+          [this, i] { return open_disk(i); }, place, shared_.trees));
+      BrowsedFileSystem& file_system = *found->file_systems.back();
+      for (const TreeRecord& tree : manifest_.trees)
+        if (tree.file_system == name && found->tree.mount(tree.mount_point, file_system)) any_mounted = true;
+      found->single.push_back(std::make_unique<GuestTree>(instant_ns_));
+      GuestTree& alone = *found->single.back();
+      alone.mount("/", file_system);
+      alone.finish();
+      found->list->add_deferred(name, [&alone] { return alone.root(); });
+    }
+  }
+  // Of a guest that did not say: as `files` finds them.
+  if (!any_mounted && found->file_systems.size() == 1) found->tree.mount("/", *found->file_systems.front());
+  found->tree.finish();
+  return found;
+}
+
+MountedPoint::Found& MountedPoint::found() {
+  const std::scoped_lock lock(mutex_);
+  if (!found_) found_ = look_for_file_systems();
+  return *found_;
+}
+
+namespace {
+
+/// The still points of a repository, and those that were opened.
+class MountedRepository {
+ public:
+  explicit MountedRepository(MountShared& shared) : shared_(shared) {}
+
+  /// Names of still points by their domains, oldest first.
+  using Domains = std::map<std::string, std::vector<std::string>>;
+  [[nodiscard]] std::shared_ptr<const Domains> domains() {
+    const std::scoped_lock lock(mutex_);
+    const auto now = std::chrono::steady_clock::now();
+    if (domains_ && now - looked_ < listing_lasts) return domains_;
+    auto fresh = std::make_shared<Domains>();
+    for (const StillPointSummary& summary : shared_.repository.list())
+      (*fresh)[protocol::dump_name_part(summary.domain)].push_back(summary.name);
+    domains_ = fresh;
+    looked_ = now;
+    return domains_;
+  }
+
+  [[nodiscard]] MountNode::Shared point(const std::string& name) {
+    const std::scoped_lock lock(mutex_);
+    std::unique_ptr<MountedPoint>& point = points_[name];
+    if (!point) point = std::make_unique<MountedPoint>(shared_, shared_.repository.load(name));
+    return point->root();
+  }
+
+ private:
+  MountShared& shared_;
+  std::mutex mutex_;
+  std::shared_ptr<const Domains> domains_;
+  std::chrono::steady_clock::time_point looked_;
+  std::map<std::string, std::unique_ptr<MountedPoint>> points_;  ///< for as long as it is mounted: nodes are of them
+};
+
+std::string time_of(const std::string& still_point) {
+  return still_point.substr(still_point.rfind('@') + 1);
+}
+
+class DomainDirectory : public OwnNode {
+ public:
+  DomainDirectory(std::shared_ptr<MountedRepository> repository, std::string domain)
+      : OwnNode(EntryType::directory, 0555, nanoseconds_of(wall_now())),
+        repository_(std::move(repository)),
+        domain_(std::move(domain)) {}
+  [[nodiscard]] bool lasting() const override { return false; }
+
+  [[nodiscard]] Shared child(std::string_view name) override {
+    const std::vector<std::string> names = still_points();
+    if (names.empty()) return nullptr;
+    if (name == "latest") {
+      const std::scoped_lock lock(mutex_);
+      if (const std::string time = time_of(names.back()); !latest_ || latest_->target() != time)
+        latest_ = std::make_shared<OwnLink>(time, nanoseconds_of(wall_now()));
+      return latest_;
+    }
+    const auto found = std::ranges::find(names, name, time_of);
+    return found == names.end() ? nullptr : repository_->point(*found);
+  }
+
+  void list(std::size_t from, const Consumer& consumer) override {
+    const std::vector<std::string> names = still_points();
+    for (std::size_t i = from; i < names.size(); ++i)
+      if (!consumer(time_of(names[i]), {EntryType::directory, new_node_number()}, i + 1)) return;
+    if (from <= names.size() && !names.empty())
+      consumer("latest", {EntryType::symlink, new_node_number()}, names.size() + 1);
+  }
+
+ private:
+  [[nodiscard]] std::vector<std::string> still_points() const {
+    const auto domains = repository_->domains();
+    const auto found = domains->find(domain_);
+    return found == domains->end() ? std::vector<std::string>() : found->second;
+  }
+
+  std::shared_ptr<MountedRepository> repository_;
+  std::string domain_;
+  std::mutex mutex_;
+  std::shared_ptr<OwnLink> latest_;
+};
+
+class RepositoryDirectory : public OwnNode {
+ public:
+  explicit RepositoryDirectory(MountShared& shared)
+      : OwnNode(EntryType::directory, 0555, nanoseconds_of(wall_now())),
+        repository_(std::make_shared<MountedRepository>(shared)) {}
+  [[nodiscard]] bool lasting() const override { return false; }
+
+  [[nodiscard]] Shared child(std::string_view name) override {
+    if (!repository_->domains()->contains(std::string(name))) return nullptr;
+    const std::scoped_lock lock(mutex_);
+    std::shared_ptr<DomainDirectory>& directory = directories_[std::string(name)];
+    if (!directory) directory = std::make_shared<DomainDirectory>(repository_, std::string(name));
+    return directory;
+  }
+
+  void list(std::size_t from, const Consumer& consumer) override {
+    const auto domains = repository_->domains();
+    std::size_t number = 0;
+    for (const auto& [domain, names] : *domains)
+      if (++number > from && !consumer(domain, {EntryType::directory, new_node_number()}, number)) return;
+  }
+
+ private:
+  std::shared_ptr<MountedRepository> repository_;
+  std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<DomainDirectory>> directories_;
+};
+
+}  // namespace
+
+MountNode::Shared mount_all(MountShared& shared) {
+  return std::make_shared<RepositoryDirectory>(shared);
+}
+
+}  // namespace stillpoint
