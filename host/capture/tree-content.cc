@@ -13,7 +13,7 @@
 namespace stillpoint {
 namespace {
 
-constexpr std::size_t most_files = 256;  // each holds a descriptor
+constexpr std::size_t most_files = 128;  // each holds a descriptor
 constexpr std::size_t most_pieces = 1024;
 constexpr std::size_t most_bytes = std::size_t{8} << 20;
 constexpr std::size_t longest_piece = std::size_t{1} << 20;
@@ -26,19 +26,21 @@ void ContentQueue::add(UniqueFd file, const TreeEntry& entry) {
   if (files_.size() == most_files) flush();
   files_.push_back({std::move(file), Metadata(entry)});
   const int fd = files_.back().fd.get();
-  if (!entry.inline_content.empty()) {
-    pwrite_all(fd, as_bytes(entry.inline_content), 0, entry.path);
-    bytes_written_ += entry.inline_content.size();
+  // A link's target where a file stands for the link.
+  const std::string& at_hand = entry.type == EntryType::symlink ? entry.target : entry.inline_content;
+  if (!at_hand.empty()) {
+    pwrite_all(fd, as_bytes(at_hand), 0, entry.path);
+    bytes_written_ += at_hand.size();
   }
   const std::uint64_t disk_size = disk_.size();
-  std::uint64_t reached = entry.inline_content.size();
+  std::uint64_t reached = at_hand.size();
   for (const TreeEntry::FileExtent& extent : entry.extents) {
     if (extent.disk_offset > disk_size || extent.length > disk_size - extent.disk_offset)
       throw Corruption(fmt::format("{}: its content lies outside the disk", entry.path));
     if (extent.file_offset >= entry.size) break;
-    asked_ += extent.length;
+    const std::uint64_t asked = asked_.fetch_add(extent.length, std::memory_order_relaxed) + extent.length;
     // No file system shares blocks here: a small disk could fill the target.
-    if (asked_ > disk_size) throw Corruption("its files hold more than the whole disk: blocks belong to several");
+    if (asked > disk_size) throw Corruption("its files hold more than the whole disk: blocks belong to several");
     const std::uint64_t length = std::min(extent.length, entry.size - extent.file_offset);
     for (std::uint64_t at = 0; at < length;) {
       const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(length - at, longest_piece));

@@ -6,16 +6,19 @@
 #include "common/tree-entry.hh"
 #include "host/capture/tree-metadata.hh"
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace stillpoint {
 
-/// Fills the files of a tree: small ones are gathered and read together, in the order of the disk.
+/// Fills the files of a tree: small ones are gathered and read together, in the order of the disk. One thread.
 class ContentQueue {
  public:
-  ContentQueue(BlockReader& disk, MetadataKeeper& keeper) : disk_(disk), keeper_(keeper) {}
+  /// `asked`: bytes of all extents so far, of every queue of the tree.
+  ContentQueue(BlockReader& disk, MetadataKeeper& keeper, std::atomic<std::uint64_t>& asked)
+      : disk_(disk), keeper_(keeper), asked_(asked) {}
 
   /// Writes the content of `entry` to the new file `file` and sets its metadata, now or later. Throws StorageError,
   /// Corruption, what reading the disk throws.
@@ -47,7 +50,7 @@ class ContentQueue {
   std::size_t piece_bytes_ = 0;
   std::vector<std::byte> storage_;
   std::uint64_t bytes_written_ = 0;
-  std::uint64_t asked_ = 0;  ///< bytes of all extents so far
+  std::atomic<std::uint64_t>& asked_;
 };
 
 }  // namespace stillpoint

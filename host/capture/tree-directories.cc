@@ -2,6 +2,7 @@
 #include "host/capture/tree-directories.hh"
 
 #include "common/errors.hh"
+#include "host/capture/tree-wire.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -16,7 +17,7 @@ namespace stillpoint {
 namespace {
 
 /// Levels whose descriptors stay open.
-constexpr std::size_t most_open = 64;
+constexpr std::size_t most_open = 48;
 constexpr int directory_flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
 UniqueFd duplicate(int fd) {
@@ -37,27 +38,34 @@ UniqueFd open_below(int root, std::string_view path) {
 
 }  // namespace
 
-TreeDirectories::TreeDirectories(UniqueFd root, UniqueFd previous, MetadataKeeper& keeper)
-    : root_(std::move(root)), previous_root_(std::move(previous)), keeper_(keeper) {
-  levels_.push_back({"", duplicate(root_.get()), duplicate(previous_root_.get()), {}});
+void FilledDirectory::leave(MetadataKeeper& keeper) {
+  if (users_.fetch_sub(1, std::memory_order_acq_rel) == 1 && metadata_) keeper.apply(fd(), *metadata_);
 }
 
-UniqueFd TreeDirectories::open(std::string_view path) const {
-  UniqueFd fd = open_below(root_.get(), path);
-  if (!fd) throw_storage_errno(fmt::format("cannot open the directory {}", path), errno);
+std::string name_beside(const std::string& name, const TreeEntry& entry) {
+  const std::string mark = fmt::format("~{}", entry.inode);
+  return name.substr(0, wire::max_name - mark.size()) + mark;
+}
+
+TreeDirectories::TreeDirectories(UniqueFd root, UniqueFd previous, MetadataKeeper& keeper, std::function<void()> wait)
+    : root_(std::move(root)), previous_root_(std::move(previous)), keeper_(keeper), wait_(std::move(wait)) {
+  levels_.push_back(
+      {"", "", std::make_shared<FilledDirectory>(duplicate(root_.get()), duplicate(previous_root_.get()))});
+}
+
+UniqueFd TreeDirectories::open(std::string_view place) const {
+  UniqueFd fd = open_below(root_.get(), place);
+  if (!fd) throw_storage_errno(fmt::format("cannot open the directory {}", place), errno);
   return fd;
 }
 
 void TreeDirectories::leave() {
-  Level& level = levels_.back();
-  // With it goes its content's last change; its parent is still to get a change of its own.
-  for (const Metadata& metadata : level.metadata)
-    keeper_.apply(level.fd.get(), metadata);
+  // With the last user goes its content's last change; its parent is still to get a change of its own.
+  levels_.back().directory->leave(keeper_);
   levels_.pop_back();
-  if (levels_.empty() || levels_.back().fd) return;
-  Level& outer = levels_.back();
-  outer.fd = open(outer.path);
-  outer.previous = open_below(previous_root_.get(), outer.path);
+  if (levels_.empty() || levels_.back().directory->fd() >= 0) return;
+  const Level& outer = levels_.back();
+  outer.directory->reopen(open(outer.place), open_below(previous_root_.get(), outer.place));
 }
 
 void TreeDirectories::go_to(std::string_view path) {
@@ -72,27 +80,37 @@ void TreeDirectories::go_to(std::string_view path) {
 
 void TreeDirectories::save_descriptors() {
   if (levels_.size() <= most_open) return;
-  Level& level = levels_[levels_.size() - 1 - most_open];
-  level.fd.reset();
-  level.previous.reset();
+  FilledDirectory& outer = *levels_[levels_.size() - 1 - most_open].directory;
+  if (outer.fd() >= 0 && outer.is_shared()) wait_();
+  outer.close();
 }
 
 void TreeDirectories::enter(const std::string& name, const TreeEntry& entry) {
-  if (::mkdirat(innermost(), name.c_str(), 0700) != 0)
-    throw_storage_errno(fmt::format("cannot make the directory {}", entry.path), errno);
-  UniqueFd fd(::openat(innermost(), name.c_str(), directory_flags));
+  FilledDirectory& outer = *innermost();
+  std::string made = name;
+  int status = ::mkdirat(outer.fd(), made.c_str(), 0700);
+  if (status != 0 && errno == EEXIST && keeper_.ignores_case()) {
+    made = name_beside(name, entry);
+    keeper_.warn(entry.path, fmt::format("{} is {} there: the target takes it for another name in its directory",
+                                         entry.path, made));
+    status = ::mkdirat(outer.fd(), made.c_str(), 0700);
+  }
+  if (status != 0) throw_storage_errno(fmt::format("cannot make the directory {}", entry.path), errno);
+  UniqueFd fd(::openat(outer.fd(), made.c_str(), directory_flags));
   if (!fd) throw_storage_errno(fmt::format("cannot open the directory {}", entry.path), errno);
   UniqueFd beside;
-  if (previous() >= 0) beside = UniqueFd(::openat(previous(), name.c_str(), directory_flags));
-  std::string path = levels_.back().path;
-  if (!path.empty()) path += '/';
-  path += name;
-  levels_.push_back({std::move(path), std::move(fd), std::move(beside), {Metadata(entry)}});
+  if (outer.previous() >= 0) beside = UniqueFd(::openat(outer.previous(), made.c_str(), directory_flags));
+  const auto below = [](const std::string& path, const std::string& last) {
+    return path.empty() ? last : path + "/" + last;
+  };
+  auto directory = std::make_shared<FilledDirectory>(std::move(fd), std::move(beside));
+  directory->set_metadata(entry);
+  levels_.push_back({below(levels_.back().path, name), below(levels_.back().place, made), std::move(directory)});
   save_descriptors();
 }
 
 void TreeDirectories::enter_root(const TreeEntry& entry) {
-  levels_.front().metadata = {Metadata(entry)};
+  innermost()->set_metadata(entry);
 }
 
 void TreeDirectories::leave_all() {

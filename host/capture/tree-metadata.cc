@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/file.hh"
+#include "host/capture/fake-super.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -32,18 +33,24 @@ std::array<timespec, 2> times(std::int64_t mtime_ns) {
   return {timespec{0, UTIME_OMIT}, timespec{seconds, nanoseconds}};
 }
 
-/// The attributes that are compared and kept; what the target's kernel adds of its own is not ours.
-bool has_xattrs(const std::string& path, const TreeEntry& entry) {
+/// Not a label that the target's kernel gives to every file where the guest's have none.
+bool is_ours(std::string_view name, const std::vector<std::pair<std::string, std::string>>& wanted) {
+  return name != "security.selinux" ||
+         std::any_of(wanted.begin(), wanted.end(), [name](const auto& xattr) { return xattr.first == name; });
+}
+
+/// Whether `path` has these attributes and no other.
+bool has_xattrs(const char* path, const std::vector<std::pair<std::string, std::string>>& wanted) {
   std::array<char, 65536> names;  // NOLINT: filled by the call
-  const ssize_t length = ::llistxattr(path.c_str(), names.data(), names.size());
-  if (length < 0) return errno == EOPNOTSUPP && entry.xattrs.empty();
+  const ssize_t length = ::llistxattr(path, names.data(), names.size());
+  if (length < 0) return errno == EOPNOTSUPP && wanted.empty();
   std::size_t count = 0;
   for (const char* name = names.data(); name < names.data() + length; name += std::strlen(name) + 1)
-    ++count;
-  if (count != entry.xattrs.size()) return false;
-  return std::all_of(entry.xattrs.begin(), entry.xattrs.end(), [&](const auto& xattr) {
+    if (is_ours(name, wanted)) ++count;
+  if (count != wanted.size()) return false;
+  return std::all_of(wanted.begin(), wanted.end(), [&](const auto& xattr) {
     std::string value(xattr.second.size() + 1, '\0');
-    const ssize_t n = ::lgetxattr(path.c_str(), xattr.first.c_str(), value.data(), value.size());
+    const ssize_t n = ::lgetxattr(path, xattr.first.c_str(), value.data(), value.size());
     if (n < 0) return false;
     value.resize(static_cast<std::size_t>(n));
     return value == xattr.second;
@@ -53,6 +60,39 @@ bool has_xattrs(const std::string& path, const TreeEntry& entry) {
 /// Names a directory's entry for calls that know no directory descriptors.
 std::string by_descriptor(int directory, const std::string& name) {
   return fmt::format("/proc/self/fd/{}/{}", directory, name);
+}
+
+bool has_time(const struct stat& status, std::int64_t mtime_ns) {
+  const timespec when = times(mtime_ns)[1];
+  return status.st_mtim.tv_sec == when.tv_sec && status.st_mtim.tv_nsec == when.tv_nsec;
+}
+
+bool has_content(int directory, const std::string& name, std::string_view wanted) {
+  const UniqueFd fd(::openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  std::array<char, 4096> bytes;  // NOLINT: filled by the call
+  const ssize_t n = fd ? ::pread(fd.get(), bytes.data(), bytes.size(), 0) : -1;
+  return n >= 0 && std::string_view(bytes.data(), static_cast<std::size_t>(n)) == wanted;
+}
+
+/// Whether the target lets us give the directory away.
+bool can_give_away(int directory) {
+  struct stat status {};
+  if (::geteuid() != 0 || ::fstat(directory, &status) != 0) return false;
+  return ::fchown(directory, status.st_uid + 1, status.st_gid) == 0 &&
+         ::fchown(directory, status.st_uid, status.st_gid) == 0;
+}
+
+bool can_have_user_attributes(int directory) {
+  static constexpr const char* name = "user.rsync.%stat";
+  return ::fsetxattr(directory, name, "", 0, 0) == 0 && ::fremovexattr(directory, name) == 0;
+}
+
+bool finds_other_case(int directory) {
+  if (::mkdirat(directory, "case", 0700) != 0) throw_storage_errno("cannot make a directory in a new tree", errno);
+  struct stat status {};
+  const bool found = ::fstatat(directory, "CASE", &status, AT_SYMLINK_NOFOLLOW) == 0;
+  ::unlinkat(directory, "case", AT_REMOVEDIR);
+  return found;
 }
 
 bool is_refusal(int error) {
@@ -80,11 +120,19 @@ unsigned type_bits(EntryType type) noexcept {
   }
 }
 
-MetadataKeeper::MetadataKeeper() : is_root_(::geteuid() == 0) {
-  if (!is_root_) warn("owner", "owners and groups are not kept: only root can set them");
+MetadataKeeper::MetadataKeeper(int directory, TreeOwners owners)
+    : owns_(can_give_away(directory)), ignores_case_(finds_other_case(directory)) {
+  if (owns_) return;
+  fake_super_ = owners == TreeOwners::as_attributes && can_have_user_attributes(directory);
+  if (fake_super_)
+    warn("owner", "owners, devices and links are kept in attributes: copy it back with rsync --fake-super on its side");
+  else
+    warn("owner", ::geteuid() == 0 ? "owners and groups are not kept: the target refuses them"
+                                   : "owners and groups are not kept: only root can set them");
 }
 
 void MetadataKeeper::warn(std::string_view kind, std::string text) {
+  const std::lock_guard lock(mutex_);
   if (warnings_.size() >= most_warnings || std::find(kinds_.begin(), kinds_.end(), kind) != kinds_.end()) return;
   kinds_.emplace_back(kind);
   warnings_.push_back(std::move(text));
@@ -95,28 +143,46 @@ std::uint32_t MetadataKeeper::mode_to_set(std::uint32_t mode, bool owned) const 
   return owned ? mode : mode & ~static_cast<std::uint32_t>(S_ISUID | S_ISGID);
 }
 
-void MetadataKeeper::apply(int fd, const Metadata& metadata) {
-  bool owned = is_root_;
-  if (is_root_ && ::fchown(fd, metadata.uid, metadata.gid) != 0) {
-    if (!is_refusal(errno)) throw_storage_errno(fmt::format("cannot set the owner of {}", metadata.path), errno);
-    warn("owner", fmt::format("{}: the target refuses owners: {}", metadata.path, std::strerror(errno)));
-    owned = false;
-  }
-  for (const auto& [name, value] : metadata.xattrs) {
-    if (::fsetxattr(fd, name.c_str(), value.data(), value.size(), 0) == 0) continue;
-    if (!is_refusal(errno)) throw_storage_errno(fmt::format("cannot set {} of {}", name, metadata.path), errno);
-    warn(name, fmt::format("{}: the target refuses {}: {}", metadata.path, name, std::strerror(errno)));
-  }
-  if (::fchmod(fd, mode_to_set(metadata.mode, owned)) != 0)
+void MetadataKeeper::set_attribute(int fd, const std::string& path, const std::string& name, const std::string& value) {
+  if (::fsetxattr(fd, name.c_str(), value.data(), value.size(), 0) == 0) return;
+  // A value may be longer than this target's can be.
+  if (!is_refusal(errno) && errno != E2BIG && errno != ERANGE)
+    throw_storage_errno(fmt::format("cannot set {} of {}", name, path), errno);
+  warn(name, fmt::format("{}: the target refuses {}: {}", path, name, std::strerror(errno)));
+}
+
+void MetadataKeeper::apply_fake_super(int fd, const Metadata& metadata) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) throw_storage_errno(fmt::format("cannot look at {}", metadata.path), errno);
+  for (const auto& [name, value] : fake_super::attributes(metadata, status.st_uid, status.st_gid))
+    set_attribute(fd, metadata.path, name, value);
+  if (::fchmod(fd, fake_super::mode(metadata)) != 0)
     throw_storage_errno(fmt::format("cannot set the mode of {}", metadata.path), errno);
+}
+
+void MetadataKeeper::apply(int fd, const Metadata& metadata) {
+  if (fake_super_) {
+    apply_fake_super(fd, metadata);
+  } else {
+    bool owned = owns_;
+    if (owns_ && ::fchown(fd, metadata.uid, metadata.gid) != 0) {
+      if (!is_refusal(errno)) throw_storage_errno(fmt::format("cannot set the owner of {}", metadata.path), errno);
+      warn("owner", fmt::format("{}: the target refuses owners: {}", metadata.path, std::strerror(errno)));
+      owned = false;
+    }
+    for (const auto& [name, value] : metadata.xattrs)
+      set_attribute(fd, metadata.path, name, value);
+    if (::fchmod(fd, mode_to_set(metadata.mode, owned)) != 0)
+      throw_storage_errno(fmt::format("cannot set the mode of {}", metadata.path), errno);
+  }
   const auto when = times(metadata.mtime_ns);
   if (::futimens(fd, when.data()) != 0)
     throw_storage_errno(fmt::format("cannot set the time of {}", metadata.path), errno);
 }
 
 void MetadataKeeper::apply(int directory, const std::string& name, const TreeEntry& entry) {
-  bool owned = is_root_;
-  if (is_root_ && ::fchownat(directory, name.c_str(), entry.uid, entry.gid, AT_SYMLINK_NOFOLLOW) != 0) {
+  bool owned = owns_;
+  if (owns_ && ::fchownat(directory, name.c_str(), entry.uid, entry.gid, AT_SYMLINK_NOFOLLOW) != 0) {
     if (!is_refusal(errno)) throw_storage_errno(fmt::format("cannot set the owner of {}", entry.path), errno);
     warn("owner", fmt::format("{}: the target refuses owners: {}", entry.path, std::strerror(errno)));
     owned = false;
@@ -133,14 +199,25 @@ void MetadataKeeper::apply(int directory, const std::string& name, const TreeEnt
     throw_storage_errno(fmt::format("cannot set the time of {}", entry.path), errno);
 }
 
+bool MetadataKeeper::is_same_fake(int directory, const std::string& name, const TreeEntry& entry,
+                                  const struct stat& status) const {
+  const Metadata metadata(entry);
+  if (!S_ISREG(status.st_mode) || (status.st_mode & 07777) != fake_super::mode(metadata)) return false;
+  const std::uint64_t size = entry.type == EntryType::symlink ? entry.target.size() : entry.size;
+  if (static_cast<std::uint64_t>(status.st_size) != size) return false;
+  if (entry.type == EntryType::symlink && !has_content(directory, name, entry.target)) return false;
+  return has_xattrs(by_descriptor(directory, name).c_str(),
+                    fake_super::attributes(metadata, status.st_uid, status.st_gid));
+}
+
 bool MetadataKeeper::is_same(int directory, const std::string& name, const TreeEntry& entry) const {
   struct stat status {};
   if (::fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return false;
+  if (!has_time(status, entry.mtime_ns)) return false;
+  if (fake_super_) return is_same_fake(directory, name, entry, status);
   if ((status.st_mode & S_IFMT) != type_bits(entry.type)) return false;
-  const auto when = times(entry.mtime_ns)[1];
-  if (status.st_mtim.tv_sec != when.tv_sec || status.st_mtim.tv_nsec != when.tv_nsec) return false;
-  if (is_root_ && (status.st_uid != entry.uid || status.st_gid != entry.gid)) return false;
-  if (entry.type != EntryType::symlink && (status.st_mode & 07777) != mode_to_set(entry.mode, is_root_)) return false;
+  if (owns_ && (status.st_uid != entry.uid || status.st_gid != entry.gid)) return false;
+  if (entry.type != EntryType::symlink && (status.st_mode & 07777) != mode_to_set(entry.mode, owns_)) return false;
   switch (entry.type) {
     case EntryType::file:
       if (static_cast<std::uint64_t>(status.st_size) != entry.size) return false;
@@ -158,7 +235,7 @@ bool MetadataKeeper::is_same(int directory, const std::string& name, const TreeE
     default:
       break;
   }
-  return has_xattrs(by_descriptor(directory, name), entry);
+  return has_xattrs(by_descriptor(directory, name).c_str(), entry.xattrs);
 }
 
 }  // namespace stillpoint

@@ -4,25 +4,30 @@
 #include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/file.hh"
-#include "host/capture/tree-content.hh"
+#include "host/capture/tree-crew.hh"
 #include "host/capture/tree-directories.hh"
+#include "host/capture/tree-entry-writer.hh"
 #include "host/capture/tree-metadata.hh"
 #include "host/capture/tree-wire.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 
 namespace stillpoint {
 namespace {
+
+constexpr unsigned most_threads = 4;
 
 /// Names beside the directory are made from its name.
 std::filesystem::path without_slash(const std::filesystem::path& path) {
@@ -79,37 +84,49 @@ std::pair<std::string_view, std::string_view> split(std::string_view path) {
 
 class TreeWriter::Target {
  public:
-  Target(const std::filesystem::path& target, const std::optional<std::filesystem::path>& previous, BlockReader& disk)
+  Target(const std::filesystem::path& target, const std::optional<std::filesystem::path>& previous, SharedReader& disk,
+         TreeOwners owners)
       : partial_(target),
-        directories_(partial_.open(), open_previous(previous), keeper_),
-        content_(disk, keeper_),
-        root_(partial_.open()) {}
+        root_(partial_.open()),
+        keeper_(root_.get(), owners),
+        directories_(partial_.open(), open_previous(previous), keeper_, [this] { crew_.wait(); }),
+        writer_(disk, keeper_, asked_),
+        crew_(keeper_, writers(disk)) {}
 
   void add(const TreeEntry& entry);
   TreeCounts finish();
 
  private:
+  [[nodiscard]] std::vector<std::unique_ptr<EntryWriter>> writers(SharedReader& disk);
   [[nodiscard]] std::string_view below_start(const TreeEntry& entry);
   void add_below(std::string_view path, const TreeEntry& entry);
+  void add_linked(const std::string& name, const TreeEntry& entry);
   bool link_to_other_name(const std::string& name, const TreeEntry& entry);
-  bool link_to_previous(const std::string& name, const TreeEntry& entry);
-  bool create(const std::string& name, const TreeEntry& entry);
-  void write_file(const std::string& name, const TreeEntry& entry);
 
   PartialDirectory partial_;
+  UniqueFd root_;
   MetadataKeeper keeper_;
   TreeDirectories directories_;
-  ContentQueue content_;
-  UniqueFd root_;
+  std::atomic<std::uint64_t> asked_ = 0;
+  EntryWriter writer_;  ///< of what has several names, which must come one after the other
   TreeCounts counts_;
   bool started_ = false;
   std::string start_;  ///< path of the directory that the tree begins with
   struct Link {
-    std::string path;
+    std::string place;  ///< of its directory
+    std::string name;
     std::uint32_t left;  ///< names still to come
   };
   std::unordered_map<std::uint64_t, Link> links_;  ///< of inodes with several names
+  TreeCrew crew_;                                  ///< ends first
 };
+
+std::vector<std::unique_ptr<EntryWriter>> TreeWriter::Target::writers(SharedReader& disk) {
+  std::vector<std::unique_ptr<EntryWriter>> writers;
+  for (unsigned i = std::clamp(std::thread::hardware_concurrency(), 1U, most_threads); i > 0; --i)
+    writers.push_back(std::make_unique<EntryWriter>(disk, keeper_, asked_));
+  return writers;
+}
 
 /// The entry's path in the tree; empty for its root.
 std::string_view TreeWriter::Target::below_start(const TreeEntry& entry) {
@@ -146,74 +163,48 @@ void TreeWriter::Target::add_below(std::string_view path, const TreeEntry& entry
     throw CaptureError(fmt::format("the entry {} has a name that none can have", entry.path));
   directories_.go_to(directory);
   if (entry.type == EntryType::directory) return directories_.enter(name, entry);
-  if (entry.links > 1 && link_to_other_name(name, entry)) return;
-  if (!link_to_previous(name, entry) && !create(name, entry)) return;
-  if (entry.links > 1) links_[entry.inode] = {std::string(path), entry.links - 1};
+  if (entry.links > 1) return add_linked(name, entry);
+  crew_.add({directories_.innermost(), name, entry});
+}
+
+void TreeWriter::Target::add_linked(const std::string& name, const TreeEntry& entry) {
+  if (link_to_other_name(name, entry)) return;
+  std::string made = writer_.write(*directories_.innermost(), name, entry);
+  if (!made.empty()) links_[entry.inode] = {directories_.place(), std::move(made), entry.links - 1};
 }
 
 /// Whether the inode is in the tree already, under another name.
 bool TreeWriter::Target::link_to_other_name(const std::string& name, const TreeEntry& entry) {
   const auto found = links_.find(entry.inode);
   if (found == links_.end()) return false;
-  const auto [directory, other] = split(found->second.path);
-  const UniqueFd from = directories_.open(directory);
-  const bool linked = ::linkat(from.get(), std::string(other).c_str(), directories_.innermost(), name.c_str(), 0) == 0;
+  const bool is_here = found->second.place == directories_.place();
+  const UniqueFd other = is_here ? UniqueFd() : directories_.open(found->second.place);
+  const int from = is_here ? directories_.innermost()->fd() : other.get();
+  const auto link_as = [&](const std::string& made) {
+    return ::linkat(from, found->second.name.c_str(), directories_.innermost()->fd(), made.c_str(), 0) == 0;
+  };
+  bool linked = link_as(name);
+  if (!linked && errno == EEXIST && keeper_.ignores_case()) linked = link_as(name_beside(name, entry));
   // Too many names for the target: this one becomes a copy that the next ones are linked to.
   if (!linked && errno != EMLINK) throw_storage_errno(fmt::format("cannot link {}", entry.path), errno);
   if (linked && --found->second.left == 0) links_.erase(found);
   return linked;
 }
 
-bool TreeWriter::Target::link_to_previous(const std::string& name, const TreeEntry& entry) {
-  const int previous = directories_.previous();
-  if (previous < 0 || !keeper_.is_same(previous, name, entry)) return false;
-  if (::linkat(previous, name.c_str(), directories_.innermost(), name.c_str(), 0) == 0) return true;
-  // Too many names, another file system, or somebody else's file where links to those are forbidden: written anew.
-  if (errno == EMLINK || errno == EXDEV || errno == EPERM) return false;
-  throw_storage_errno(fmt::format("cannot link {}", entry.path), errno);
-}
-
-void TreeWriter::Target::write_file(const std::string& name, const TreeEntry& entry) {
-  UniqueFd fd(
-      ::openat(directories_.innermost(), name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!fd) throw_storage_errno(fmt::format("cannot make {}", entry.path), errno);
-  ++counts_.files_written;
-  content_.add(std::move(fd), entry);
-}
-
-/// False when the target has no such objects and it was left out.
-bool TreeWriter::Target::create(const std::string& name, const TreeEntry& entry) {
-  const int directory = directories_.innermost();
-  if (entry.type == EntryType::file) {
-    write_file(name, entry);
-    return true;
-  }
-  if (entry.type == EntryType::symlink) {
-    if (::symlinkat(entry.target.c_str(), directory, name.c_str()) != 0)
-      throw_storage_errno(fmt::format("cannot make the symbolic link {}", entry.path), errno);
-  } else if (::mknodat(directory, name.c_str(), type_bits(entry.type) | 0600,
-                       ::makedev(entry.device_major, entry.device_minor)) != 0) {
-    if (errno != EPERM && errno != EOPNOTSUPP)
-      throw_storage_errno(fmt::format("cannot make the device {}", entry.path), errno);
-    keeper_.warn("device", fmt::format("{}: left out: the target refuses device nodes", entry.path));
-    return false;
-  }
-  keeper_.apply(directory, name, entry);
-  return true;
-}
-
 TreeCounts TreeWriter::Target::finish() {
-  content_.flush();
+  writer_.finish();
   directories_.leave_all();
+  crew_.finish();
   partial_.complete(root_.get());
-  counts_.bytes_written = content_.bytes_written();
+  counts_.files_written = writer_.files_written() + crew_.files_written();
+  counts_.bytes_written = writer_.bytes_written() + crew_.bytes_written();
   counts_.warnings = keeper_.take_warnings();
   return std::move(counts_);
 }
 
 TreeWriter::TreeWriter(const std::filesystem::path& target, const std::optional<std::filesystem::path>& previous,
-                       BlockReader& disk)
-    : target_(std::make_unique<Target>(target, previous, disk)) {}
+                       SharedReader& disk, TreeOwners owners)
+    : target_(std::make_unique<Target>(target, previous, disk, owners)) {}
 TreeWriter::~TreeWriter() = default;
 
 void TreeWriter::entry(const TreeEntry& entry) {

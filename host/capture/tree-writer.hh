@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
-#include "common/block.hh"
 #include "common/tree-entry.hh"
+#include "host/capture/shared-reader.hh"
+#include "host/capture/tree-metadata.hh"
 
 #include <cstdint>
 #include <filesystem>
@@ -28,10 +29,11 @@ class TreeWriter : public TreeSink {
  public:
   /// Writes a tree that is named `target` by finish() (must not exist, its parent directory must); until then it lies
   /// beside it under another name, and without finish() it is removed. `previous` is an earlier tree of the same file
-  /// system, ignored where there is none. Contents are read from `disk`. The first entry is what the tree begins with:
+  /// system, ignored where there is none. Contents are read from `disk`, by threads of its own: whoever reads it
+  /// meanwhile does it through the same object. The first entry is what the tree begins with:
   /// a directory becomes `target` itself, anything else lies in it. Throws UsageError, StorageError.
   TreeWriter(const std::filesystem::path& target, const std::optional<std::filesystem::path>& previous,
-             BlockReader& disk);
+             SharedReader& disk, TreeOwners owners = TreeOwners::dropped);
   TreeWriter(const TreeWriter&) = delete;
   TreeWriter& operator=(const TreeWriter&) = delete;
   ~TreeWriter() override;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "host/capture/tree-filter.hh"
 #include "host/repository/manifest.hh"
 
 #include <chrono>
@@ -37,6 +38,7 @@ struct BackupRequest {
   std::uint64_t limit = 0;  ///< bytes a second that disks are read with, all together; 0: no limit
   bool full = false;        ///< read every disk in full
   bool trees = true;
+  TreeFilter tree_filter;  ///< what trees leave out
   bool dumps = true;
 };
 

@@ -2,6 +2,7 @@
 #include "common/errors.hh"
 #include "host/commands/backup.hh"
 #include "host/commands/command.hh"
+#include "host/commands/filter-options.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
 #include "host/commands/still-point-text.hh"
@@ -23,6 +24,7 @@ struct BackupOptions {
   std::string max_freeze;
   std::string limit;
   std::vector<std::string> images;
+  FilterOptions filter;
   bool no_trees = false;
   bool no_dumps = false;
 };
@@ -30,6 +32,9 @@ struct BackupOptions {
 void complete(BackupRequest& request, const BackupOptions& options, const Invocation& invocation) {
   request.uri = invocation.libvirt_uri;
   request.trees = !options.no_trees;
+  request.tree_filter = options.filter.filter();
+  if (!request.trees && !request.tree_filter.empty())
+    throw UsageError("--no-trees leaves nothing that --include and --exclude could choose from");
   request.dumps = !options.no_dumps;
   if (!options.max_freeze.empty()) request.max_freeze = parse_duration(options.max_freeze);
   request.limit = options.limit.empty() ? invocation.config.limit : parse_size(options.limit);
@@ -83,6 +88,7 @@ RunVerb add_backup(CLI::App& parser) {
       ->type_name("RATE");
   parser.add_flag("--full", request.full, "read every disk in full");
   parser.add_flag("--no-trees", options->no_trees, "write no file trees");
+  options->filter.add_to(parser);
   parser.add_flag("--no-dumps", options->no_dumps, "take no dumps");
   return [options](const Invocation& invocation) { return back_up(*options, invocation); };
 }

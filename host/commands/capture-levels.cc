@@ -16,6 +16,7 @@
 #include <semaphore>
 #include <set>
 #include <string>
+#include <thread>
 
 namespace stillpoint {
 
@@ -23,6 +24,8 @@ namespace {
 
 /// A dump stream that delivers nothing for this long has failed; a lock that the tool waits for counts as silence too.
 constexpr std::chrono::minutes dump_silence{10};
+
+constexpr unsigned most_trees = 4;  // at once; each has threads of its own
 
 class SemaphoreHold {
  public:
@@ -112,29 +115,56 @@ std::optional<std::filesystem::path> previous_tree(const Manifest* parent, const
   return std::nullopt;
 }
 
-/// Writes one file system's tree. What is wrong with the guest's file system is the record's failure; what is wrong
-/// with the target is thrown.
-void capture_one_tree(FileSystemReader& reader, BlockReader& disk, const FileSystem& file_system,
-                      const std::optional<std::filesystem::path>& previous, TreeDirectory& trees,
-                      CaptureProgress& progress, const std::stop_token& stop, TreeRecord& record,
-                      std::vector<std::string>& warnings) {
-  const auto warn = [&](const std::string& text) {
-    warnings.push_back(fmt::format("tree of {}: {}", record.file_system, text));
-  };
-  const std::size_t warned = reader.warnings().size();
-  const std::filesystem::path target = trees.staging(tree_name(record.mount_point, record.file_system));
+/// A file system whose tree is to be written.
+struct TreePlan {
+  const DiskSource& source;
+  FileSystem file_system;
+  TreeRecord record;
+  std::vector<std::string> warnings{};
+};
+
+/// What the captures of a still point's trees share.
+struct TreeCapture {
+  const TreeFilter& filter;
+  const Manifest* parent;
+  const std::filesystem::path& repository;
+  TreeDirectory& trees;
+  Progress& progress;
+};
+
+/// Where a file system lies below the guest's root; empty where that is not known.
+std::string place_below_root(const std::string& mount_point) {
+  return mount_point.substr(std::min(mount_point.find_first_not_of('/'), mount_point.size()));
+}
+
+void write_one_tree(const TreeCapture& capture, TreePlan& plan, const std::filesystem::path& target,
+                    const std::stop_token& stop) {
+  const auto line = capture.progress.line("tree " + plan.record.file_system);
+  const auto disk = plan.source.open();
+  StoppableReader stoppable(*disk, stop);
+  SharedReader shared(stoppable);
+  FileSystemReader reader(shared);
+  TreeWriter writer(target, previous_tree(capture.parent, capture.repository, plan.record), shared,
+                    TreeOwners::as_attributes);
+  FilteredSink filtered(writer, capture.filter, place_below_root(plan.record.mount_point));
+  WatchedSink sink(filtered, *line, stop);
+  reader.walk(plan.file_system, "", true, sink);
+  const TreeCounts counts = writer.finish();
+  plan.record.entries = counts.entries;
+  plan.record.bytes = counts.bytes;
+  plan.record.files_written = counts.files_written;
+  plan.record.bytes_written = counts.bytes_written;
+  for (const auto* list : {&counts.warnings, &reader.warnings()})
+    for (const std::string& text : *list)
+      plan.warnings.push_back(fmt::format("tree of {}: {}", plan.record.file_system, text));
+}
+
+/// Writes one file system's tree. What is wrong with the guest's file system is the record's failure.
+void capture_one_tree(const TreeCapture& capture, TreePlan& plan, const std::stop_token& stop) {
+  TreeRecord& record = plan.record;
+  const std::filesystem::path target = capture.trees.staging(tree_name(record.mount_point, record.file_system));
   try {
-    StoppableReader stoppable(disk, stop);
-    TreeWriter writer(target, previous, stoppable);
-    WatchedSink sink(writer, progress, stop);
-    reader.walk(file_system, "", true, sink);
-    const TreeCounts counts = writer.finish();
-    record.entries = counts.entries;
-    record.bytes = counts.bytes;
-    record.files_written = counts.files_written;
-    record.bytes_written = counts.bytes_written;
-    std::for_each(counts.warnings.begin(), counts.warnings.end(), warn);
-    std::for_each(reader.warnings().begin() + static_cast<std::ptrdiff_t>(warned), reader.warnings().end(), warn);
+    write_one_tree(capture, plan, target, stop);
   } catch (const CaptureError& e) {
     record.failure = e.what();
   } catch (const Corruption& e) {
@@ -187,6 +217,34 @@ std::map<std::string, StreamMap> earlier_dumps(Repository& repository, const Man
   return found;
 }
 
+/// A disk that cannot be looked at is a plan that has failed.
+void plan_trees(const DiskSource& source, const std::vector<GuestFileSystem>& mounted, const TreeFilter& filter,
+                std::vector<TreePlan>& plans, std::vector<std::string>& warnings) {
+  try {
+    const auto disk = source.open();
+    FileSystemReader reader(*disk);
+    for (const FileSystem& file_system : reader.file_systems()) {
+      if (!holds_files(file_system)) continue;
+      TreeRecord record;
+      record.disk = source.target;
+      record.file_system = file_system_name(source.target, file_system.partition);
+      record.mount_point = mount_point_of(mounted, source.target, file_system.partition);
+      std::string obstacle = tree_obstacle(file_system);
+      if (obstacle.empty() && !filter.wants_directories(place_below_root(record.mount_point)))
+        obstacle = "it is left out as asked";
+      if (obstacle.empty())
+        plans.push_back({source, file_system, std::move(record)});
+      else
+        warnings.push_back(fmt::format("no tree of {}: {}", record.file_system, obstacle));
+    }
+  } catch (const CaptureError& e) {
+    TreeRecord unreadable;
+    unreadable.disk = unreadable.file_system = source.target;
+    unreadable.failure = e.what();
+    plans.push_back({source, {}, std::move(unreadable)});
+  }
+}
+
 class RepositoryDumpSink : public AgentClient::DumpSink {
  public:
   RepositoryDumpSink(Repository& repository, const std::optional<StreamMap>& base, DumpRecord& record,
@@ -231,39 +289,30 @@ void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<D
 }
 
 void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
-                   const Manifest* parent, const std::filesystem::path& repository, TreeDirectory& trees,
-                   Progress& progress, std::vector<TreeRecord>& records, std::vector<std::string>& warnings) {
-  // One disk after the other: trees share the target's directory, and the disks' own readers keep the machine busy.
-  tasks.run(
-      [&disks, &mounted, parent, repository, &trees, &progress, &records, &warnings](const std::stop_token& stop) {
-        for (const DiskSource& source : disks) {
-          TreeRecord unreadable;
-          unreadable.disk = unreadable.file_system = source.target;
-          try {
-            const auto disk = source.open();
-            FileSystemReader reader(*disk);
-            for (const FileSystem& file_system : reader.file_systems()) {
-              if (!holds_files(file_system)) continue;
-              TreeRecord record;
-              record.disk = source.target;
-              record.file_system = file_system_name(source.target, file_system.partition);
-              record.mount_point = mount_point_of(mounted, source.target, file_system.partition);
-              if (const std::string obstacle = tree_obstacle(file_system); !obstacle.empty()) {
-                warnings.push_back(fmt::format("no tree of {}: {}", record.file_system, obstacle));
-                continue;
-              }
-              const auto line = progress.line("tree " + record.file_system);
-              const auto previous = previous_tree(parent, repository, record);
-              capture_one_tree(reader, *disk, file_system, previous, trees, *line, stop, record, warnings);
-              records.push_back(std::move(record));
-            }
-            continue;
-          } catch (const CaptureError& e) {
-            unreadable.failure = e.what();
-          }
-          records.push_back(std::move(unreadable));
-        }
-      });
+                   const TreeFilter& filter, const Manifest* parent, const std::filesystem::path& repository,
+                   TreeDirectory& trees, Progress& progress, std::vector<TreeRecord>& records,
+                   std::vector<std::string>& warnings) {
+  tasks.run([&disks, &mounted, &filter, parent, &repository, &trees, &progress, &records,
+             &warnings](const std::stop_token& stop) {
+    std::vector<TreePlan> plans;
+    for (const DiskSource& source : disks)
+      plan_trees(source, mounted, filter, plans, warnings);
+    const TreeCapture capture{filter, parent, repository, trees, progress};
+    std::counting_semaphore<> slots(std::clamp(std::thread::hardware_concurrency(), 1U, most_trees));
+    TaskGroup at_once(stop);
+    for (TreePlan& plan : plans)
+      if (plan.record.failure.empty())
+        at_once.run([&capture, &plan, &slots](const std::stop_token& stopped) {
+          const SemaphoreHold slot(slots);
+          if (stopped.stop_requested()) throw Interrupted("stopped before a tree was read");
+          capture_one_tree(capture, plan, stopped);
+        });
+    at_once.wait();
+    for (TreePlan& plan : plans) {
+      warnings.insert(warnings.end(), plan.warnings.begin(), plan.warnings.end());
+      records.push_back(std::move(plan.record));
+    }
+  });
 }
 
 void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, Progress& progress,

@@ -29,9 +29,11 @@ class CountedSink : public TreeSink {
 };
 
 TreeCounts write_tree(GuestFiles& files, const GuestFiles::Place& place, const std::filesystem::path& target,
-                      CaptureProgress& progress) {
-  TreeWriter writer(target, std::nullopt, files.disk(place));
-  CountedSink sink(writer, progress);
+                      const TreeFilter& filter, CaptureProgress& progress) {
+  SharedReader disk(files.disk(place));
+  TreeWriter writer(target, std::nullopt, disk);
+  FilteredSink filtered(writer, filter);
+  CountedSink sink(filtered, progress);
   files.walk(place, true, sink);
   return writer.finish();
 }
@@ -80,11 +82,11 @@ std::filesystem::path copy_target(const GuestFiles::Place& place, const std::fil
 }
 
 TreeCounts copy_out(GuestFiles& files, const GuestFiles::Place& place, const std::filesystem::path& target,
-                    CaptureProgress& progress) {
-  if (place.entry.type == EntryType::directory) return write_tree(files, place, target, progress);
+                    const TreeFilter& filter, CaptureProgress& progress) {
+  if (place.entry.type == EntryType::directory) return write_tree(files, place, target, filter, progress);
   // The writer puts a single file into a directory of its own.
   const StagingDirectory staging(target);
-  TreeCounts counts = write_tree(files, place, staging.path(), progress);
+  TreeCounts counts = write_tree(files, place, staging.path(), filter, progress);
   const std::filesystem::path written = staging.path() / base_name(place);
   std::error_code none;
   if (std::filesystem::exists(std::filesystem::symlink_status(written, none))) rename_new(written, target);

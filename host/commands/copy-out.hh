@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "host/capture/tree-filter.hh"
 #include "host/capture/tree-writer.hh"
 #include "host/commands/guest-files.hh"
 #include "host/restore/tar-writer.hh"
@@ -15,9 +16,10 @@ namespace stillpoint {
 [[nodiscard]] std::filesystem::path copy_target(const GuestFiles::Place& place, const std::filesystem::path& target);
 
 /// Copies what was found, and all below it in its file system, to `target`, which must not exist: with its metadata,
-/// links as links. What is not whole never has the name. Throws what reading and writing throw, Interrupted.
+/// links as links, without what `filter` leaves out of it. What is not whole never has the name. Throws what reading
+/// and writing throw, Interrupted.
 TreeCounts copy_out(GuestFiles& files, const GuestFiles::Place& place, const std::filesystem::path& target,
-                    CaptureProgress& progress);
+                    const TreeFilter& filter, CaptureProgress& progress);
 
 /// The same as an archive, to `output`; `name`: what it is called there. Throws what reading and `output` throw.
 TarCounts archive_out(GuestFiles& files, const GuestFiles::Place& place, const std::string& name,

@@ -5,6 +5,7 @@
 #include "host/commands/command.hh"
 #include "host/commands/copy-out.hh"
 #include "host/commands/file-name.hh"
+#include "host/commands/filter-options.hh"
 #include "host/commands/format.hh"
 #include "host/commands/guest-files.hh"
 #include "host/commands/output-file.hh"
@@ -31,6 +32,7 @@ struct FilesOptions {
   std::string target = ".";
   std::string tar;
   std::string pattern;
+  FilterOptions filter;
 };
 
 /// A still point whose files are looked at.
@@ -241,6 +243,7 @@ ExitCode cp_to_tar(const FilesOptions& options, const Invocation& invocation) {
 }
 
 ExitCode cp(const FilesOptions& options, const Invocation& invocation) {
+  const TreeFilter filter = options.filter.filter();
   if (!options.tar.empty()) return cp_to_tar(options, invocation);
   if (options.target == "-") return cat(options, invocation);
   const FileName name = parse_file_name(options.file);
@@ -253,7 +256,7 @@ ExitCode cp(const FilesOptions& options, const Invocation& invocation) {
   {
     Progress progress(invocation.progress, STDERR_FILENO);
     WatchedProgress watched(progress.line(name.path), invocation.stop, "stopped before the copy was complete");
-    counts = copy_out(opened.files, place, target, watched);
+    counts = copy_out(opened.files, place, target, filter, watched);
   }
   const std::vector<std::string> left_out = opened.files.warnings();
   counts.warnings.insert(counts.warnings.end(), left_out.begin(), left_out.end());
@@ -294,6 +297,7 @@ RunVerb add_files(CLI::App& parser) {
   copy->add_option("--to-tar", options->tar, "write a tar archive instead: a new file, or - for standard output")
       ->type_name("FILE")
       ->excludes(target);
+  options->filter.add_to(*copy);
   return [options, list, search, read](const Invocation& invocation) {
     if (list->parsed()) return ls(*options, invocation);
     if (search->parsed()) return find(*options, invocation);

@@ -17,7 +17,8 @@ int main(int count, char** words) {
   if (count < 3) return 2;
   try {
     NbdDisk disk = NbdDisk::image(words[1], "raw");
-    FileSystemReader reader(disk);
+    SharedReader shared(disk);
+    FileSystemReader reader(shared);
     const std::filesystem::path target = words[2];
     std::filesystem::create_directory(target);
     for (const FileSystem& found : reader.file_systems()) {
@@ -26,7 +27,7 @@ int main(int count, char** words) {
       const std::string name = std::to_string(found.partition);
       std::optional<std::filesystem::path> previous;
       if (count > 3) previous = std::filesystem::path(words[3]) / name;
-      TreeWriter writer(target / name, previous, disk);
+      TreeWriter writer(target / name, previous, shared);
       reader.walk(found, "", true, writer);
       const TreeCounts counts = writer.finish();
       fmt::print("entries={} written={}\n", counts.entries, counts.files_written);
