@@ -13,7 +13,7 @@
 namespace stillpoint {
 namespace {
 
-constexpr std::size_t most_files = 128;  // each holds a descriptor
+constexpr std::size_t most_files = 64;  // each holds a descriptor
 constexpr std::size_t most_pieces = 1024;
 constexpr std::size_t most_bytes = std::size_t{8} << 20;
 constexpr std::size_t longest_piece = std::size_t{1} << 20;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t most_entries = 64;  // of a batch
 /// Each holds two descriptors.
-constexpr std::size_t most_directories = 12;
+constexpr std::size_t most_directories = 8;
 /// One large file is enough for a thread; the next one is another's.
 constexpr std::uint64_t most_content = std::uint64_t{4} << 20;
 constexpr std::size_t most_queued = 4;  // batches

@@ -17,7 +17,7 @@ namespace stillpoint {
 namespace {
 
 /// Levels whose descriptors stay open.
-constexpr std::size_t most_open = 48;
+constexpr std::size_t most_open = 32;
 constexpr int directory_flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
 UniqueFd duplicate(int fd) {
@@ -91,8 +91,7 @@ void TreeDirectories::enter(const std::string& name, const TreeEntry& entry) {
   int status = ::mkdirat(outer.fd(), made.c_str(), 0700);
   if (status != 0 && errno == EEXIST && keeper_.ignores_case()) {
     made = name_beside(name, entry);
-    keeper_.warn(entry.path, fmt::format("{} is {} there: the target takes it for another name in its directory",
-                                         entry.path, made));
+    keeper_.warn_of_case(entry.path, made);
     status = ::mkdirat(outer.fd(), made.c_str(), 0700);
   }
   if (status != 0) throw_storage_errno(fmt::format("cannot make the directory {}", entry.path), errno);

@@ -20,8 +20,7 @@ std::string EntryWriter::write(const FilledDirectory& directory, const std::stri
   Made result = make(directory, made, entry);
   if (result == Made::name_taken && keeper_.ignores_case()) {
     made = name_beside(name, entry);
-    keeper_.warn(entry.path, fmt::format("{} is {} there: the target takes it for another name in its directory",
-                                         entry.path, made));
+    keeper_.warn_of_case(entry.path, made);
     result = make(directory, made, entry);
   }
   if (result == Made::name_taken) throw_storage_errno(fmt::format("cannot make {}", entry.path), EEXIST);

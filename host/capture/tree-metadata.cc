@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -95,6 +96,12 @@ bool finds_other_case(int directory) {
   return found;
 }
 
+bool has_space(int fd) {
+  constexpr unsigned long few_blocks = 256;
+  struct statvfs status {};
+  return ::fstatvfs(fd, &status) == 0 && status.f_bavail > few_blocks && (status.f_files == 0 || status.f_favail > 0);
+}
+
 bool is_refusal(int error) {
   return error == EOPNOTSUPP || error == EPERM || error == EACCES || error == EINVAL;
 }
@@ -138,6 +145,10 @@ void MetadataKeeper::warn(std::string_view kind, std::string text) {
   warnings_.push_back(std::move(text));
 }
 
+void MetadataKeeper::warn_of_case(const std::string& path, const std::string& made) {
+  warn(path, fmt::format("{} is {} there: the target takes it for another name in its directory", path, made));
+}
+
 std::uint32_t MetadataKeeper::mode_to_set(std::uint32_t mode, bool owned) const noexcept {
   // Under another owner these bits would give away other rights.
   return owned ? mode : mode & ~static_cast<std::uint32_t>(S_ISUID | S_ISGID);
@@ -145,10 +156,11 @@ std::uint32_t MetadataKeeper::mode_to_set(std::uint32_t mode, bool owned) const 
 
 void MetadataKeeper::set_attribute(int fd, const std::string& path, const std::string& name, const std::string& value) {
   if (::fsetxattr(fd, name.c_str(), value.data(), value.size(), 0) == 0) return;
-  // A value may be longer than this target's can be.
-  if (!is_refusal(errno) && errno != E2BIG && errno != ERANGE)
-    throw_storage_errno(fmt::format("cannot set {} of {}", name, path), errno);
-  warn(name, fmt::format("{}: the target refuses {}: {}", path, name, std::strerror(errno)));
+  // A value may be longer than this target's can be; ext4 says then that there is no space.
+  const int error = errno;
+  if (!is_refusal(error) && error != E2BIG && error != ERANGE && !(error == ENOSPC && has_space(fd)))
+    throw_storage_errno(fmt::format("cannot set {} of {}", name, path), error);
+  warn(name, fmt::format("{}: the target refuses {}: {}", path, name, std::strerror(error)));
 }
 
 void MetadataKeeper::apply_fake_super(int fd, const Metadata& metadata) {

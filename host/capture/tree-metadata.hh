@@ -66,6 +66,8 @@ class MetadataKeeper {
 
   /// Keeps the first warning of a kind, and a hundred in all.
   void warn(std::string_view kind, std::string text);
+  /// That `path` has the name `made` because the target takes its own for another's.
+  void warn_of_case(const std::string& path, const std::string& made);
   [[nodiscard]] std::vector<std::string> take_warnings() { return std::move(warnings_); }
 
  private:

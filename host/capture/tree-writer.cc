@@ -184,7 +184,10 @@ bool TreeWriter::Target::link_to_other_name(const std::string& name, const TreeE
     return ::linkat(from, found->second.name.c_str(), directories_.innermost()->fd(), made.c_str(), 0) == 0;
   };
   bool linked = link_as(name);
-  if (!linked && errno == EEXIST && keeper_.ignores_case()) linked = link_as(name_beside(name, entry));
+  if (!linked && errno == EEXIST && keeper_.ignores_case()) {
+    linked = link_as(name_beside(name, entry));
+    if (linked) keeper_.warn_of_case(entry.path, name_beside(name, entry));
+  }
   // Too many names for the target: this one becomes a copy that the next ones are linked to.
   if (!linked && errno != EMLINK) throw_storage_errno(fmt::format("cannot link {}", entry.path), errno);
   if (linked && --found->second.left == 0) links_.erase(found);

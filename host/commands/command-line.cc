@@ -10,6 +10,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -149,10 +150,20 @@ ExitCode parse_and_run(int argc, const char* const* argv, std::span<const Verb> 
   return verb->second(invocation_of(options, interrupt.token()));
 }
 
+/// Every tree holds some hundred files open while it is written, and a shell's usual limit is for a few trees only.
+void allow_many_files() {
+  constexpr rlim_t enough = 16384;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= enough) return;
+  limit.rlim_cur = std::min(limit.rlim_max, enough);
+  static_cast<void>(::setrlimit(RLIMIT_NOFILE, &limit));
+}
+
 }  // namespace
 
 int run_command_line(int argc, const char* const* argv, std::span<const Verb> verbs) noexcept {
   std::string verb;
+  allow_many_files();
   const bool json = wants_json({argv, static_cast<std::size_t>(argc)});
   try {
     const Interrupt interrupt;

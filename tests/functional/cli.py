@@ -395,6 +395,18 @@ class OnContent(unittest.TestCase):
         self.fails(4, "files", "cp", "img:vda:/nothing", self.directory)
         self.assertEqual(sorted(self.directory.iterdir()), before)
 
+    def test_cp_leaves_files_out(self):
+        self.good("files", "cp", "--include", "/hosts", "--exclude", "*", "img:vda:/etc", self.directory / "some")
+        self.assertEqual(os.listdir(self.directory / "some"), ["hosts"])
+        # The other way round the first one has decided already.
+        self.good("files", "cp", "img:vda:/etc", self.directory / "none", "--exclude=*", "--include=hosts")
+        self.assertEqual(os.listdir(self.directory / "none"), [])
+        (self.directory / "patterns").write_text("# comment\ndeep/\n+ e*\n/*\n", encoding="ascii")
+        self.good("files", "cp", "img:vda:/srv", self.directory / "srv", "--exclude-from", self.directory / "patterns")
+        self.assertEqual(os.listdir(self.directory / "srv"), ["empty"])
+        self.fails(2, "files", "cp", "img:vda:/srv", self.directory / "x", "--exclude-from", "/nowhere", says="/nowhere")
+        self.fails(2, "files", "ls", "img:vda:/srv", "--exclude", "x")
+
     def test_options_stand_before_and_after_the_verb(self):
         self.assertEqual(json.loads(self.good("--json", "list")), self.json("list"))
         conf = self.directory / "stillpoint.conf"
@@ -442,6 +454,30 @@ class OnAnotherRepository(unittest.TestCase):
     def test_a_single_file_system_needs_no_name(self):
         self.assertEqual(self.backup().returncode, 0)
         self.assertIn("lost+found", self.call("files", "ls", "img:/").stdout)
+
+    def test_trees_of_several_file_systems_without_what_is_excluded(self):
+        files = self.scratch / "files"
+        files.mkdir()
+        make_files(files)
+        other = self.scratch / "other.raw"
+        for image in (self.image, other):
+            run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", files, image, "24M"], 60)
+        disks = ["--disk-image", f"vda={self.image}", "--disk-image", f"vdb={other}"]
+        patterns = ["--include", "/srv/deep/", "--exclude", "/srv/*", "--exclude", "hosts"]
+        for number in range(2):
+            done = self.call("backup", "img", *disks, *patterns, "--json")
+            self.assertEqual(done.returncode, 0, done)
+            trees = json.loads(done.stdout)["trees"]
+            self.assertEqual([tree["disk"] for tree in trees], ["vda", "vdb"])
+            self.assertEqual([tree["files_written"] for tree in trees], [0, 0] if number else [1, 1])
+            for tree in trees:
+                path = self.repository / tree["path"]
+                self.assertEqual(sorted(os.listdir(path)), ["config", "escape", "etc", "loop", "lost+found", "srv"])
+                self.assertEqual(os.listdir(path / "etc"), ["link"])
+                self.assertEqual(os.listdir(path / "srv"), ["deep"])
+                self.assertEqual((path / "srv/deep/again").stat().st_nlink, 2 * (number + 1))
+        done = self.call("backup", "img", *disks, "--no-trees", "--exclude", "x")
+        self.assertEqual(done.returncode, 2, done)
 
     def test_a_damaged_manifest_hides_no_other(self):
         self.assertEqual(self.backup().returncode, 0)

@@ -27,7 +27,7 @@ int main(int count, char** words) {
       const std::string name = std::to_string(found.partition);
       std::optional<std::filesystem::path> previous;
       if (count > 3) previous = std::filesystem::path(words[3]) / name;
-      TreeWriter writer(target / name, previous, shared);
+      TreeWriter writer(target / name, previous, shared, TreeOwners::as_attributes);
       reader.walk(found, "", true, writer);
       const TreeCounts counts = writer.finish();
       fmt::print("entries={} written={}\n", counts.entries, counts.files_written);

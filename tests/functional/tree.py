@@ -5,8 +5,10 @@
 tree.py TREE_DRIVER MAKE_SAMPLE_TREE
 """
 
+import hashlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -62,6 +64,9 @@ class TreeTest(unittest.TestCase):
         run("mke2fs", "-q", "-t", "ext4", "-I", "256", image, "96M")
         with Mount(image, self.dir / "mount") as point:
             run(MAKE_SAMPLE_TREE, cwd=point)
+            run("touch", "-d", "2001-02-03 04:05:06.123456789", point / "src/many/5")
+            run("touch", "-h", "-d", "2001-02-03 04:05:06.000000001", point / "src/short")
+            run("setfattr", "-n", "security.selinux", "-v", "system_u:object_r:etc_t:s0", point / "src/many/6")
             run("sync", "-f", point)
             run("cp", "--sparse=always", image, self.dir / "crash")
             run("fsfreeze", "-f", point)
@@ -77,6 +82,8 @@ class TreeTest(unittest.TestCase):
 
             self.assertIn("0 ext4  clean", self.write_tree(self.dir / "frozen", "first").stdout)
             self.assert_equal(point, self.dir / "first/0")
+            self.assertEqual((self.dir / "first/0/src/many/5").stat().st_mtime_ns % 10**9, 123456789)
+            self.assertIn("security.selinux", os.listxattr(self.dir / "first/0/src/many/6"))
 
             run("fsfreeze", "-f", point)
             run("cp", "--sparse=always", image, self.dir / "frozen")
@@ -113,6 +120,130 @@ class TreeTest(unittest.TestCase):
         self.assertEqual(sorted(os.listdir(self.dir / "trees")), ["1", "3"])
         for name in ("1", "3"):
             self.assertEqual((self.dir / "trees" / name / "file").read_text(), "content\n")
+
+
+    def as_nobody(self, directory):
+        """Programs and a place for somebody who is not root."""
+        programs = self.dir / "programs"
+        programs.mkdir()
+        for program in (DRIVER, pathlib.Path(DRIVER).parents[2] / "host/capture/stillpoint-tree-worker"):
+            shutil.copy(program, programs)
+        shell = programs / "shell"
+        # What rsync takes for ssh: the words after the host are the command.
+        shell.write_text("#!/bin/sh\nshift\nexec setpriv --reuid=65534 --regid=65534 --clear-groups sh -c \"$*\"\n")
+        shell.chmod(0o755)
+        self.dir.chmod(0o755)
+        directory.mkdir()
+        os.chown(directory, 65534, 65534)
+        return programs, ["rsync", "-aHAX", "--numeric-ids", "-e", shell, "--rsync-path=rsync --fake-super"]
+
+    def assert_described(self, ours, theirs):
+        (files, groups), (their_files, their_groups) = described(ours), described(theirs)
+        different = {path for path in files.keys() | their_files.keys() if files.get(path) != their_files.get(path)}
+        # rsync loses the default list of a directory that has no other; it reads ours well (below).
+        different -= {b"src/dir"}
+        self.assertEqual({path: files.get(path) for path in different}, {path: their_files.get(path) for path in different})
+        self.assertEqual(groups, their_groups)
+
+    def test_without_root(self):
+        """What nobody may set is in attributes, byte for byte those of rsync --fake-super, which brings all of it back."""
+        image = self.dir / "image"
+        run("mke2fs", "-q", "-t", "ext4", "-I", "256", image, "96M")
+        with Mount(image, self.dir / "mount") as point:
+            run(MAKE_SAMPLE_TREE, cwd=point)
+            run("setfattr", "-n", "user.rsync.%stat", "-v", "100644 0,0 0:0", point / "src/file")
+            run("setfacl", "-m", "u:7:rw", point / "src/acl")
+            run("setfacl", "-m", "u::rwx,g::r,m::rwx,u:0:x", point / "src/many/20")
+            run("setfacl", "-d", "-m", "g:9:rwx", point / "src/dir")
+            run("chown", "-R", "65534:65534", point / "src/deep")
+        with Mount(image, self.dir / "mount", "loop,ro") as point:
+            home = self.dir / "home"
+            programs, rsync = self.as_nobody(home)
+            environment = ["env", f"STILLPOINT_LIBEXEC={programs}"]
+            nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *environment, programs / "tree-driver"]
+            done = run(*nobody, image, home / "first")
+            self.assertIn("kept in attributes", done.stdout)
+            run(*rsync, f"{point}/", f"host:{home}/theirs/")
+            self.assert_described(home / "first/0", home / "theirs")
+            self.assertEqual(os.getxattr(home / "first/0/src/wide", "user.rsync.%stat"), b"20644 511,300000 0:0")
+
+            back = self.dir / "back"
+            run(*rsync, f"host:{home}/first/0/", f"{back}/")
+            done = run("rsync", "-n", "-aHAX", "--numeric-ids", "--delete", "--checksum", "-i", f"{point}/", f"{back}/")
+            self.assertEqual(done.stdout, "")
+
+            done = run(*nobody, image, home / "second", home / "first")
+            self.assertIn("written=0", done.stdout)
+            self.assert_described(home / "second/0", home / "theirs")
+            for name in ("file", "short", "null", "fifo", "socket", "nothing"):
+                self.assertEqual((home / "first/0/src" / name).lstat().st_ino, (home / "second/0/src" / name).lstat().st_ino)
+
+    def test_killed(self):
+        """A tree that is interrupted has no name, whenever that happens."""
+        source = self.dir / "source"
+        for number in range(4000):
+            path = source / f"{number % 40}/{number}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{number}\n")
+        image = self.dir / "image"
+        run("mke2fs", "-q", "-t", "ext4", "-d", source, image, "64M")
+        for number, entries in enumerate((0, 5, 30)):
+            target = self.dir / f"target{number}"
+            process = subprocess.Popen([DRIVER, image, target], stdout=subprocess.DEVNULL)
+            while process.poll() is None:
+                partial = list(target.glob("0.*.partial")) if target.exists() else []
+                if partial and len(os.listdir(partial[0])) >= entries:
+                    process.kill()
+                    break
+            self.assertEqual(process.wait(60), -9)
+            self.assertEqual([path.name for path in target.iterdir() if not path.name.endswith(".partial")], [])
+        self.assertEqual(len(list((self.dir / "target2").rglob("*"))) > 30, True)
+
+    @unittest.skipUnless(shutil.which("lowntfs-3g") and os.path.exists("/dev/fuse"), "needs ntfs-3g")
+    def test_target_without_case(self):
+        """Names that are one to the target cost no file: the later one gets another name, and a warning."""
+        source = self.dir / "source"
+        (source / "Dir").mkdir(parents=True)
+        (source / "dir").mkdir()
+        for name in ("File", "file", "FILE", "Dir/a", "dir/a", "dir/A", "dir/b"):
+            (source / name).write_text(f"content of {name}\n")
+        os.link(source / "file", source / "hard")
+        os.link(source / "file", source / "HARD")
+        image = self.dir / "image"
+        run("mke2fs", "-q", "-t", "ext4", "-d", source, image, "16M")
+        target = self.dir / "ntfs"
+        run("truncate", "-s", "32M", target)
+        run("mkntfs", "-q", "-F", "-Q", target)
+        point = self.dir / "point"
+        point.mkdir()
+        run("lowntfs-3g", "-o", "ignore_case", target, point)
+        try:
+            for number, tree in enumerate(("first", "second")):
+                argv = [DRIVER, image, point / tree, *([point / "first"] if number else [])]
+                done = run(*argv)
+                self.assertEqual(done.stdout.count("takes it for another name"), 5, done.stdout)
+                found = sorted(path.read_text() for path in (point / tree / "0").rglob("*") if path.is_file())
+                wanted = sorted(path.read_text() for path in source.rglob("*") if path.is_file())
+                self.assertEqual(found, wanted)
+                self.assertIn("written=7" if not number else "written=0", done.stdout)
+        finally:
+            run("umount", point)
+
+
+def described(root):
+    """{path: what any tool can see of it}, and the groups of names that share an inode."""
+    found, groups = {}, {}
+    for directory, directories, names in os.walk(os.fsencode(root)):
+        for name in [b".", *directories, *names]:
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            attributes = {key: os.getxattr(path, key) for key in os.listxattr(path)}
+            below = os.path.relpath(path, os.fsencode(root))
+            found[below] = (oct(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, sorted(attributes.items()))
+            if os.path.isfile(path):
+                found[below] += (hashlib.sha256(pathlib.Path(os.fsdecode(path)).read_bytes()).hexdigest(),)
+                groups.setdefault(status.st_ino, set()).add(below)
+    return found, sorted(map(sorted, groups.values()))
 
 
 def can_mount():

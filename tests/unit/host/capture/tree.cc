@@ -126,11 +126,27 @@ TEST_CASE("a label of the target's own does not part a file from its earlier one
       "printf l1 >l; debugfs -w -R 'ea_set /labelled security.selinux l1' image");
   static_cast<void>(write_tree(scratch / "image", scratch / "first"));
   scratch.run(
-      "[ $(getfattr --only-values -n security.selinux first/labelled) = l1 ]; setfattr -n security.selinux -v of-the-host "
+      "[ $(getfattr --only-values -n security.selinux first/labelled) = l1 ]; setfattr -n security.selinux -v "
+      "of-the-host "
       "first/none");
   CHECK(write_tree(scratch / "image", scratch / "second", scratch / "first").files_written == 0);
   scratch.run("setfattr -n security.selinux -v other second/labelled");
   CHECK(write_tree(scratch / "image", scratch / "third", scratch / "second").files_written == 1);
+}
+
+TEST_CASE("an attribute too long for the target costs a warning") {
+  if (::geteuid() != 0) return;
+  const Scratch scratch;
+  scratch.run(
+      "mkdir src; echo x >src/file; mke2fs -q -t ext4 -O ea_inode -I 256 -d src image 8M\n"
+      "head -c 40000 /dev/zero | tr '\\\\0' v >value; debugfs -w -R 'ea_set -f value /file user.long' image");
+  const TreeCounts counts = write_tree(scratch / "image", scratch / "tree");
+  scratch.run("[ $(cat tree/file) = x ]");
+  // Where the target has such attributes too, it has the attribute.
+  if (counts.warnings.empty())
+    scratch.run("getfattr --only-values -n user.long tree/file | cmp - value");
+  else
+    CHECK(counts.warnings.front().find("user.long") != std::string::npos);
 }
 
 TEST_CASE("a file with more names than the target lets it have is kept in copies") {
