@@ -8,8 +8,8 @@ mount of it and by us: the first tree, that of the unchanged image, that of an i
 is checked by `rsync -n -aHAX --delete --checksum -i`. `links` is the floor under an unchanged tree: what mkdir and link
 alone cost.
 
-Both begin alike: the image's bytes in the page cache, everything else that the kernel remembers of files dropped (--cold:
-the image too). Both end alike: with everything on disk.
+Both begin alike: the image's bytes in the page cache, its file system mounted just now, the earlier tree's inodes as its
+writing left them in memory; --cold drops all that the kernel remembers of files. Both end alike: with everything on disk.
 
 As root, after packaging/install-deps test. N is 3. The table is Markdown on standard output (docs/performance.md has one);
 STILLPOINT_BUILD names the build to measure.
@@ -62,9 +62,10 @@ class Bench:
 
     def forget(self, path):
         """The same beginning for everybody."""
-        run(["sync"], 600)
-        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
-        if not self.cold:
+        run(["sync", "-f", self.scratch], 600)
+        if self.cold:
+            pathlib.Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
+        else:
             warm(path)
 
     def rsync(self, path, target, previous):
@@ -119,7 +120,7 @@ def main():
     unwind_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cold", action="store_true", help="the image is not in the page cache either")
+    parser.add_argument("--cold", action="store_true", help="nothing is in the page cache")
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     if os.geteuid() != 0:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Damaged images: whatever they hold, the reader ends in time, by a result or by a CaptureError, what it yields keeps to
-// the rules, and a tree of it lies in its directory. STILLPOINT_TEST_ROUNDS=N damages N images (300), others each time.
+// Damaged images: whatever they hold, the reader ends in time, by a result or by a CaptureError, what it yields keeps
+// to the rules, and a tree of it lies in its directory. STILLPOINT_TEST_ROUNDS=N damages N images (300), others each
+// time.
 #include "common/errors.hh"
 #include "host/capture/file-system-reader.hh"
 #include "host/capture/tree-wire.hh"
@@ -112,7 +113,8 @@ TEST_CASE("a damaged file system ends the reading and nothing else") {
   std::size_t refused = 0;
   std::size_t killed = 0;
   // What a tree must never reach: a name beside it, and what links of the image point at.
-  scratch.run("mkdir trees good outside; echo safe >outside/file; echo safe >s; find . ! -name 'script*' | sort >before");
+  scratch.run(
+      "mkdir trees good outside; echo safe >outside/file; echo safe >s; find . ! -name 'script*' | sort >before");
   for (const std::string& option : options) {
     scratch.run("mke2fs -q -F " + option + " -d src image 2M");
     const std::vector<std::byte> good = read_whole(scratch / "image");

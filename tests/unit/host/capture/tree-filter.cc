@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Include and exclude patterns beside rsync itself. STILLPOINT_TEST_ROUNDS=N takes N sets of random rules (40).
+#include "host/capture/tree-filter.hh"
+
 #include "common/errors.hh"
 #include "common/file.hh"
-#include "host/capture/tree-filter.hh"
 #include "tests/unit/host/capture/scratch.hh"
 
 #include <cstdlib>
@@ -119,10 +120,10 @@ void check(const Scratch& scratch, const std::vector<Rules>& sets) {
 }
 
 std::string random_pattern(std::mt19937& random) {
-  static constexpr const char* parts[] = {"a",    "b",     "ab",   "c",     "d",         ".d",    "*",    "*",   "**",
-                                          "***",  "?",     "/",    "/",     "[ab]",      "[!a]",  "[^a]", "[a-c]", "[]-]",
-                                          "\\*",  "\\",    "x.o",  "*.o",   "[[:alpha:]]", "[a",  "]",    "-",   "[[:x:]]",
-                                          "a.d",  "[\\]]", "[!-/]", "dd",   "[[:upper:]a]", "/*", "**/",  "/**", "a b"};
+  static constexpr const char* parts[] = {
+      "a",       "b",    "ab",    "c",     "d",    ".d",           "*",  "*",   "**",  "***",         "?",  "/", "/",
+      "[ab]",    "[!a]", "[^a]",  "[a-c]", "[]-]", "\\*",          "\\", "x.o", "*.o", "[[:alpha:]]", "[a", "]", "-",
+      "[[:x:]]", "a.d",  "[\\]]", "[!-/]", "dd",   "[[:upper:]a]", "/*", "**/", "/**", "a b"};
   std::string pattern;
   if (random() % 4 == 0) pattern += "/";
   for (std::size_t count = 1 + random() % 4; count > 0; --count)
@@ -195,8 +196,9 @@ TEST_CASE("random rules choose what rsync chooses by them") {
 TEST_CASE("a file of patterns has one in each line") {
   const Scratch scratch;
   make_source(scratch);
-  scratch.run("printf '# of programs\\n*.o\\n\\n; and\\r+ c\\r\\n[ab]\\n/d/' >rules; mkdir none; "
-              "rsync -rn8 --out-format=%n --exclude-from=rules src/ none/ | sed '/^\\.\\/$/d' | sort >theirs");
+  scratch.run(
+      "printf '# of programs\\n*.o\\n\\n; and\\r+ c\\r\\n[ab]\\n/d/' >rules; mkdir none; "
+      "rsync -rn8 --out-format=%n --exclude-from=rules src/ none/ | sed '/^\\.\\/$/d' | sort >theirs");
   TreeFilter filter;
   filter.exclude_from(scratch / "rules");
   Names names;
