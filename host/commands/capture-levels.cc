@@ -294,6 +294,7 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
                    std::vector<std::string>& warnings) {
   tasks.run([&disks, &mounted, &filter, parent, &repository, &trees, &progress, &records,
              &warnings](const std::stop_token& stop) {
+    if (!filter.empty()) warnings.emplace_back("trees hold only what --include and --exclude have left of them");
     std::vector<TreePlan> plans;
     for (const DiskSource& source : disks)
       plan_trees(source, mounted, filter, plans, warnings);

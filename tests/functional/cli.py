@@ -467,6 +467,7 @@ class OnAnotherRepository(unittest.TestCase):
         for number in range(2):
             done = self.call("backup", "img", *disks, *patterns, "--json")
             self.assertEqual(done.returncode, 0, done)
+            self.assertIn("--exclude", " ".join(json.loads(done.stdout)["warnings"]))
             trees = json.loads(done.stdout)["trees"]
             self.assertEqual([tree["disk"] for tree in trees], ["vda", "vdb"])
             self.assertEqual([tree["files_written"] for tree in trees], [0, 0] if number else [1, 1])
