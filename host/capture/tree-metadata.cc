@@ -22,7 +22,7 @@
 namespace stillpoint {
 namespace {
 
-constexpr std::size_t most_warnings = 100;
+constexpr std::size_t most_kept_warnings = 100;
 
 std::array<timespec, 2> times(std::int64_t mtime_ns) {
   std::int64_t seconds = mtime_ns / 1000000000;
@@ -140,7 +140,7 @@ MetadataKeeper::MetadataKeeper(int directory, TreeOwners owners)
 
 void MetadataKeeper::warn(std::string_view kind, std::string text) {
   const std::lock_guard lock(mutex_);
-  if (warnings_.size() >= most_warnings || std::find(kinds_.begin(), kinds_.end(), kind) != kinds_.end()) return;
+  if (warnings_.size() >= most_kept_warnings || std::find(kinds_.begin(), kinds_.end(), kind) != kinds_.end()) return;
   kinds_.emplace_back(kind);
   warnings_.push_back(std::move(text));
 }
