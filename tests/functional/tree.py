@@ -220,7 +220,7 @@ class TreeTest(unittest.TestCase):
         run("mkntfs", "-q", "-F", "-Q", target)
         point = self.dir / "point"
         point.mkdir()
-        run("lowntfs-3g", "-o", "ignore_case", target, point)
+        run("lowntfs-3g", "-o", "ignore_case,permissions", target, point)
         try:
             for number, tree in enumerate(("first", "second")):
                 argv = [DRIVER, image, point / tree, *([point / "first"] if number else [])]
