@@ -9,7 +9,7 @@ from support.scratch import run
 
 SIZE = 4 << 30
 # Below /usr: programs, headers, many small texts.
-PROGRAMS = ["sbin", "include", "lib/python3", "lib/python3.11", "share/doc", "share/locale", "share/man", "share/perl"]
+PROGRAMS = ["bin", "include", "lib/python3", "lib/python3.11", "share/doc", "share/locale", "share/perl"]
 WHEN = 1_600_000_000
 
 
@@ -51,7 +51,7 @@ def _mail(root, source):
 
 def _data(root, source):
     """Few large ones: logs, tables of a database, a small sparse disk, and what is hard-linked and has attributes."""
-    for kind, count, size in (("log", 60, 1 << 20), ("data", 12, 12 << 20)):
+    for kind, count, size in (("log", 60, 1 << 20), ("data", 20, 12 << 20)):
         (root / kind).mkdir()
         for number in range(count):
             _write(root / kind / f"{kind}.{number}", source, size)
@@ -70,7 +70,7 @@ def _data(root, source):
 
 
 def make(image, point):
-    """The image, with some sixty thousand entries and 1.3 GB in it where /usr has what a developer needs."""
+    """The image, with some sixty thousand entries and 2 GB in it where /usr has what a developer needs."""
     with open(image, "wb") as file:
         file.truncate(SIZE)
     fixed = ["-U", "5711901c-0000-4000-8000-000000000003", "-E", "hash_seed=5711901c-0000-4000-8000-000000000004"]
