@@ -244,7 +244,10 @@ ExitCode cp_to_tar(const FilesOptions& options, const Invocation& invocation) {
 
 ExitCode cp(const FilesOptions& options, const Invocation& invocation) {
   const TreeFilter filter = options.filter.filter();
-  if (!options.tar.empty()) return cp_to_tar(options, invocation);
+  if (!options.tar.empty()) {
+    if (!filter.empty()) throw UsageError("an archive takes everything", "leave --include and --exclude out");
+    return cp_to_tar(options, invocation);
+  }
   if (options.target == "-") return cat(options, invocation);
   const FileName name = parse_file_name(options.file);
   if (name.path.empty())
