@@ -4,7 +4,7 @@
 
 matrix.py [--only REGEX]... [--minutes N] [--results FILE]   runs cells "FAULT @ STATE" that FILE has no outcome of yet
 matrix.py --table FILE                                       prints the tables of FILE as Markdown
-matrix.py --short                                          two cells, for a quick look
+matrix.py --short                                          one cell, for a quick look
 """
 
 import argparse
