@@ -6,6 +6,7 @@
 #include "host/capture/disk-capture.hh"
 #include "host/capture/file-system-reader.hh"
 #include "host/capture/tree-writer.hh"
+#include "host/capture/volume-groups.hh"
 #include "host/commands/progress.hh"
 #include "host/commands/task-group.hh"
 
@@ -158,6 +159,98 @@ bool holds_files(const FileSystem& file_system) {
   return !file_system.type.empty() && file_system.type != "swap";
 }
 
+/// Trees of all file systems of a guest: first those of each disk, then those of volumes that lie on several.
+class TreeCapture {
+ public:
+  TreeCapture(const std::vector<GuestFileSystem>& mounted, const Manifest* parent,
+              const std::filesystem::path& repository, TreeDirectory& trees, Progress& progress,
+              const std::stop_token& stop, std::vector<TreeRecord>& records, std::vector<std::string>& warnings)
+      : mounted_(mounted),
+        parent_(parent),
+        repository_(repository),
+        trees_(trees),
+        progress_(progress),
+        stop_(stop),
+        records_(records),
+        warnings_(warnings) {}
+
+  void run(const std::vector<DiskSource>& disks) {
+    for (const DiskSource& source : disks) {
+      try {
+        auto disk = source.open();
+        FileSystemReader reader(*disk);
+        std::vector<FileSystem> found = reader.file_systems();
+        for (const FileSystem& file_system : found)
+          capture(source.target, reader, file_system);
+        const auto is_physical = [](const FileSystem& each) { return each.type == "LVM2_member"; };
+        if (std::any_of(found.begin(), found.end(), is_physical))
+          physical_.push_back({source.target, std::move(disk), std::move(found)});
+      } catch (const CaptureError& e) {
+        fail(source.target, e.what());
+      }
+    }
+    capture_volumes();
+  }
+
+ private:
+  struct Physical {
+    std::string target;
+    std::unique_ptr<BlockReader> disk;
+    std::vector<FileSystem> found;
+  };
+
+  void capture_volumes() {
+    if (physical_.empty()) return;
+    std::vector<VolumeSource> sources;
+    for (const Physical& each : physical_)
+      sources.push_back({each.target, each.disk.get(), &each.found});
+    try {
+      for (const OpenedVolume& volume : open_volumes(sources))
+        for (const FileSystem& file_system : volume.found)
+          if (volume.files)
+            capture(volume.target, *volume.files, file_system);
+          else
+            warnings_.push_back(fmt::format("no tree of {}: {}", file_system.volume, file_system.obstacle));
+    } catch (const CaptureError& e) {
+      fail(physical_.front().target, e.what());
+    }
+  }
+
+  void capture(const std::string& target, FileSystemReader& reader, const FileSystem& file_system) {
+    // What is on a physical volume comes later.
+    if (!holds_files(file_system) || file_system.type == "LVM2_member") return;
+    TreeRecord record;
+    record.disk = target;
+    record.file_system = file_system_name(target, file_system);
+    if (file_system.volume.empty()) record.mount_point = mount_point_of(mounted_, target, file_system.partition);
+    if (const std::string obstacle = tree_obstacle(file_system); !obstacle.empty()) {
+      warnings_.push_back(fmt::format("no tree of {}: {}", record.file_system, obstacle));
+      return;
+    }
+    const auto line = progress_.line("tree " + record.file_system);
+    const auto previous = previous_tree(parent_, repository_, record);
+    capture_one_tree(reader, reader.content(), file_system, previous, trees_, *line, stop_, record, warnings_);
+    records_.push_back(std::move(record));
+  }
+
+  void fail(const std::string& target, std::string reason) {
+    TreeRecord unreadable;
+    unreadable.disk = unreadable.file_system = target;
+    unreadable.failure = std::move(reason);
+    records_.push_back(std::move(unreadable));
+  }
+
+  const std::vector<GuestFileSystem>& mounted_;
+  const Manifest* parent_;
+  const std::filesystem::path& repository_;
+  TreeDirectory& trees_;
+  Progress& progress_;
+  const std::stop_token& stop_;
+  std::vector<TreeRecord>& records_;
+  std::vector<std::string>& warnings_;
+  std::vector<Physical> physical_;
+};
+
 class RepositoryDumpSink : public AgentClient::DumpSink {
  public:
   RepositoryDumpSink(Repository& repository, DumpRecord& record, std::unique_ptr<CaptureProgress> progress,
@@ -207,33 +300,7 @@ void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const
   // One disk after the other: trees share the target's directory, and the disks' own readers keep the machine busy.
   tasks.run(
       [&disks, &mounted, parent, repository, &trees, &progress, &records, &warnings](const std::stop_token& stop) {
-        for (const DiskSource& source : disks) {
-          TreeRecord unreadable;
-          unreadable.disk = unreadable.file_system = source.target;
-          try {
-            const auto disk = source.open();
-            FileSystemReader reader(*disk);
-            for (const FileSystem& file_system : reader.file_systems()) {
-              if (!holds_files(file_system)) continue;
-              TreeRecord record;
-              record.disk = source.target;
-              record.file_system = file_system_name(source.target, file_system.partition);
-              record.mount_point = mount_point_of(mounted, source.target, file_system.partition);
-              if (const std::string obstacle = tree_obstacle(file_system); !obstacle.empty()) {
-                warnings.push_back(fmt::format("no tree of {}: {}", record.file_system, obstacle));
-                continue;
-              }
-              const auto line = progress.line("tree " + record.file_system);
-              const auto previous = previous_tree(parent, repository, record);
-              capture_one_tree(reader, *disk, file_system, previous, trees, *line, stop, record, warnings);
-              records.push_back(std::move(record));
-            }
-            continue;
-          } catch (const CaptureError& e) {
-            unreadable.failure = e.what();
-          }
-          records.push_back(std::move(unreadable));
-        }
+        TreeCapture(mounted, parent, repository, trees, progress, stop, records, warnings).run(disks);
       });
 }
 

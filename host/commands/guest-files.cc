@@ -2,6 +2,8 @@
 #include "host/commands/guest-files.hh"
 
 #include "common/errors.hh"
+#include "common/log.hh"
+#include "host/capture/volume-groups.hh"
 #include "host/commands/guest-path.hh"
 #include "host/commands/tree-layout.hh"
 
@@ -20,7 +22,7 @@ constexpr int max_links = 40;
 std::string names_of(const std::vector<GuestFiles::Named>& file_systems) {
   std::string names;
   for (const GuestFiles::Named& named : file_systems)
-    if (named.file_system.readable()) names += (names.empty() ? "" : ", ") + named.name;
+    if (named.readable()) names += (names.empty() ? "" : ", ") + named.name;
   return names.empty() ? "none that can be read" : names;
 }
 
@@ -29,46 +31,117 @@ std::string names_of(const std::vector<GuestFiles::Named>& file_systems) {
 GuestFiles::Disk& GuestFiles::open(const DiskRecord& record) {
   std::unique_ptr<Disk>& disk = disks_[record.target];
   if (!disk) {
-    auto opened = std::make_unique<Disk>(repository_.open_disk(record.map));
-    opened->found = opened->files.file_systems();
+    auto opened = std::make_unique<Disk>();
+    opened->target = record.target;
+    opened->reader = repository_.open_disk(record.map);
+    opened->files = std::make_unique<FileSystemReader>(*opened->reader);
+    opened->found = opened->files->file_systems();
     disk = std::move(opened);
   }
   return *disk;
 }
 
+std::vector<GuestFiles::Disk>& GuestFiles::volumes() {
+  if (volumes_) return *volumes_;
+  std::vector<VolumeSource> sources;
+  for (const DiskRecord& record : manifest_.disks) {
+    Disk& disk = open(record);
+    sources.push_back({disk.target, disk.reader.get(), &disk.found});
+  }
+  std::vector<Disk> made;
+  for (OpenedVolume& volume : open_volumes(sources))
+    made.push_back({volume.target, std::move(volume.content), std::move(volume.files), std::move(volume.found)});
+  return volumes_.emplace(std::move(made));
+}
+
+/// Whether there may be more file systems than were found so far. `to_list`: those with a name of their own only.
+bool GuestFiles::needs_appliance(bool to_list) {
+  const auto hides_some = [&](const FileSystem& found) {
+    if (found.type == "crypto_LUKS" && to_list) return !options_.keys.empty();
+    return found.is_container() || found.type == "btrfs";
+  };
+  const auto any = [&](const Disk& disk) { return std::any_of(disk.found.begin(), disk.found.end(), hides_some); };
+  for (const DiskRecord& record : manifest_.disks)
+    if (any(open(record))) return true;
+  return std::any_of(volumes().begin(), volumes().end(), any);
+}
+
+GuestFiles::Disk& GuestFiles::appliance() {
+  if (!appliance_) {
+    std::vector<NamedDisk> disks;
+    for (const DiskRecord& record : manifest_.disks)
+      disks.push_back({record.target, open(record).reader.get()});
+    auto started = std::make_unique<Disk>();
+    started->files = std::make_unique<ApplianceReader>(std::move(disks), options_);
+    log_info("starting an appliance for file systems that need one");
+    started->found = started->files->file_systems();
+    appliance_ = std::move(started);
+  }
+  return *appliance_;
+}
+
 std::vector<GuestFiles::Named> GuestFiles::file_systems() {
   std::vector<Named> all;
-  for (const DiskRecord& record : manifest_.disks)
-    for (const FileSystem& found : open(record).found) {
-      Named named{file_system_name(record.target, found.partition), {}, found};
+  const auto add = [&](const Disk& disk) {
+    for (const FileSystem& found : disk.found) {
+      Named named{file_system_name(disk.target, found), {}, found};
+      const auto same = [&named](const Named& other) { return other.name == named.name; };
+      const auto known = std::find_if(all.begin(), all.end(), same);
       for (const TreeRecord& tree : manifest_.trees)
         if (tree.file_system == named.name) named.mount_point = tree.mount_point;
-      all.push_back(std::move(named));
+      if (known == all.end())
+        all.push_back(std::move(named));
+      else if (!known->file_system.readable())
+        *known = std::move(named);
     }
+  };
+  for (const DiskRecord& record : manifest_.disks)
+    add(open(record));
+  for (const Disk& volume : volumes())
+    add(volume);
+  if (!needs_appliance(true)) return all;
+  try {
+    add(appliance());
+  } catch (const CaptureError& error) {
+    log_warning("not everything is listed: {}", error.what());
+  }
   return all;
 }
 
+std::optional<GuestFiles::Where> GuestFiles::find_in(Disk& disk, const std::string& file_system) {
+  for (const FileSystem& found : disk.found)
+    if (file_system_name(disk.target, found) == file_system) return Where{&disk, &found};
+  return std::nullopt;
+}
+
 GuestFiles::Where GuestFiles::where(const std::string& file_system) {
-  for (const DiskRecord& record : manifest_.disks) {
-    // Only the disk that the name begins with is opened.
-    if (!file_system.starts_with(record.target)) continue;
-    Disk& disk = open(record);
-    for (const FileSystem& found : disk.found) {
-      if (file_system_name(record.target, found.partition) != file_system) continue;
-      if (!found.readable())
-        throw CaptureError(fmt::format("{} holds {}, which cannot be read file by file", file_system,
-                                       found.type.empty() ? "no file system that is known" : found.type),
-                           "restore its disk and mount it");
-      return {&disk, &found};
-    }
-  }
-  throw NotFound(fmt::format("{} has no file system '{}'", manifest_.name, file_system),
-                 "its file systems are " + names_of(file_systems()));
+  std::optional<Where> at = appliance_ ? find_in(*appliance_, file_system) : std::nullopt;
+  // Only the disk that the name begins with is opened.
+  for (const DiskRecord& record : manifest_.disks)
+    if (!at && file_system.starts_with(record.target)) at = find_in(open(record), file_system);
+  if (!at)
+    for (Disk& volume : volumes())
+      if (!at) at = find_in(volume, file_system);
+  if (at && at->file_system->readable() && at->file_system->clean) return *at;
+  if (at ? at->file_system->is_for_appliance() || at->file_system->is_container() : needs_appliance(false))
+    if (const std::optional<Where> there = find_in(appliance(), file_system)) at = there;
+  if (!at)
+    throw NotFound(fmt::format("{} has no file system '{}'", manifest_.name, file_system),
+                   "its file systems are " + names_of(file_systems()));
+  if (at->file_system->readable() && at->file_system->clean) return *at;
+  if (!at->file_system->obstacle.empty())
+    throw CaptureError(fmt::format("{} cannot be read file by file: {}", file_system, at->file_system->obstacle),
+                       at->file_system->type == "crypto_LUKS" ? "give its passphrase with --luks-key-file FILE"
+                                                              : "restore its disks and mount it");
+  throw CaptureError(
+      fmt::format("{} holds {}, which cannot be read file by file", file_system,
+                  at->file_system->type.empty() ? "no file system that is known" : at->file_system->type),
+      "restore its disk and mount it");
 }
 
 std::string GuestFiles::only_file_system() {
   const std::vector<Named> all = file_systems();
-  const auto readable = [](const Named& named) { return named.file_system.readable(); };
+  const auto readable = [](const Named& named) { return named.readable(); };
   if (std::count_if(all.begin(), all.end(), readable) == 1) return std::find_if(all.begin(), all.end(), readable)->name;
   throw NotFound(fmt::format("{} does not know where its file systems were mounted", manifest_.name),
                  fmt::format("name one, as in {}:vda1:/etc/hosts: {}", manifest_.name, names_of(all)));
@@ -91,7 +164,7 @@ std::pair<std::string, std::string> GuestFiles::by_mount_point(const std::string
 std::optional<GuestFiles::Place> GuestFiles::look(const std::string& file_system, const std::string& path) {
   const auto [name, inner] = file_system.empty() ? by_mount_point(path) : std::pair(file_system, path.substr(1));
   const Where at = where(name);
-  std::optional<TreeEntry> entry = at.disk->files.look(*at.file_system, inner);
+  std::optional<TreeEntry> entry = at.disk->files->look(*at.file_system, inner);
   if (!entry) return std::nullopt;
   return Place{name, inner, std::move(*entry)};
 }
@@ -133,17 +206,22 @@ GuestFiles::Place GuestFiles::find(const std::string& file_system, std::string_v
 
 void GuestFiles::walk(const Place& place, bool recursive, TreeSink& sink) {
   const Where at = where(place.file_system);
-  at.disk->files.walk(*at.file_system, place.path, recursive, sink);
+  at.disk->files->walk(*at.file_system, place.path, recursive, sink);
 }
 
 BlockReader& GuestFiles::disk(const Place& place) {
-  return *where(place.file_system).disk->reader;
+  return where(place.file_system).disk->files->content();
 }
 
 std::vector<std::string> GuestFiles::warnings() const {
   std::vector<std::string> warnings;
+  const auto add = [&warnings](const Disk& disk) {
+    if (disk.files) warnings.insert(warnings.end(), disk.files->warnings().begin(), disk.files->warnings().end());
+  };
   for (const auto& [target, disk] : disks_)
-    warnings.insert(warnings.end(), disk->files.warnings().begin(), disk->files.warnings().end());
+    if (disk) add(*disk);
+  if (appliance_) add(*appliance_);
+  if (volumes_) std::for_each(volumes_->begin(), volumes_->end(), add);
   return warnings;
 }
 
