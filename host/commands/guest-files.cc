@@ -26,6 +26,12 @@ std::string names_of(const std::vector<GuestFiles::Named>& file_systems) {
   return names.empty() ? "none that can be read" : names;
 }
 
+/// Why the worker does not read it.
+std::string reason_of(const FileSystem& file_system) {
+  if (!file_system.obstacle.empty()) return file_system.obstacle;
+  return file_system.readable() ? "its journal must be replayed" : file_system.type;
+}
+
 }  // namespace
 
 GuestFiles::Disk& GuestFiles::open(const DiskRecord& record) {
@@ -123,8 +129,16 @@ GuestFiles::Where GuestFiles::where(const std::string& file_system) {
     for (Disk& volume : volumes())
       if (!at) at = find_in(volume, file_system);
   if (at && at->file_system->readable() && at->file_system->clean) return *at;
-  if (at ? at->file_system->is_for_appliance() || at->file_system->is_container() : needs_appliance(false))
-    if (const std::optional<Where> there = find_in(appliance(), file_system)) at = there;
+  if (at ? at->file_system->is_for_appliance() || at->file_system->is_container() : needs_appliance(false)) {
+    try {
+      if (const std::optional<Where> there = find_in(appliance(), file_system)) at = there;
+    } catch (const CaptureError& error) {
+      throw CaptureError(fmt::format("{} is not read without an appliance ({}): {}", file_system,
+                                     at ? reason_of(*at->file_system) : "it is not on the disks by itself",
+                                     error.what()),
+                         "install the packages libguestfs0 and nbdkit, or restore its disks and mount it");
+    }
+  }
   if (!at)
     throw NotFound(fmt::format("{} has no file system '{}'", manifest_.name, file_system),
                    "its file systems are " + names_of(file_systems()));

@@ -15,7 +15,7 @@ using namespace stillpoint;
 
 namespace {
 
-constexpr std::size_t volume_bytes = std::size_t{1} << 20;
+constexpr std::size_t volume_bytes = 256 << 10;
 constexpr std::size_t area_begin = 4096;
 constexpr std::size_t area_bytes = volume_bytes - area_begin;
 constexpr std::uint32_t crc_begin = 0xf597a6cf;

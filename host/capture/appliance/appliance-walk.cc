@@ -67,7 +67,9 @@ bool entry_type(std::int64_t mode, EntryType& type) {
   }
 }
 
+/// XFS shows its ACLs a second time, as it keeps them.
 bool is_kept_xattr(std::string_view name) {
+  if (name.starts_with("trusted.SGI_ACL_")) return false;
   return name.starts_with("user.") || name.starts_with("trusted.") || name.starts_with("security.") ||
          name.starts_with("system.posix_acl_");
 }
