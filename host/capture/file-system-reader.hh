@@ -24,7 +24,7 @@ struct FileSystem {
   std::uint64_t offset = 0;     ///< bytes from the start of the disk
   std::uint64_t length = 0;     ///< bytes
   std::string type;             ///< by its magic, in blkid's words: "ext4", "xfs", "LVM2_member", ...; may be empty
-  std::string uuid;             ///< ext2/3/4 only, as is the label
+  std::string uuid;             ///< of ext2/3/4, xfs and btrfs, as is the label
   std::string label;
   bool clean = true;          ///< false: its journal must be replayed first, so that it is not walked
   bool in_appliance = false;  ///< an ApplianceReader has found it, and reads it whatever its type

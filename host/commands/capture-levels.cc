@@ -7,12 +7,14 @@
 #include "host/capture/file-system-reader.hh"
 #include "host/capture/tree-writer.hh"
 #include "host/capture/volume-groups.hh"
+#include "host/commands/mount-table.hh"
 #include "host/commands/progress.hh"
 #include "host/commands/task-group.hh"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <semaphore>
 #include <set>
 
@@ -150,6 +152,7 @@ void capture_one_tree(FileSystemReader& reader, BlockReader& disk, const FileSys
 /// Why there can be no tree of a file system; empty when there can. Swap space and blank partitions are not worth a
 /// word.
 std::string tree_obstacle(const FileSystem& file_system) {
+  if (!file_system.obstacle.empty()) return file_system.obstacle;
   if (!file_system.readable()) return fmt::format("{} is not read yet", file_system.type);
   if (!file_system.clean) return "its journal must be replayed first";
   return {};
@@ -159,7 +162,7 @@ bool holds_files(const FileSystem& file_system) {
   return !file_system.type.empty() && file_system.type != "swap";
 }
 
-/// Trees of all file systems of a guest: first those of each disk, then those of volumes that lie on several.
+/// Trees of all file systems of a guest, those of each disk and then those of volumes.
 class TreeCapture {
  public:
   TreeCapture(const std::vector<GuestFileSystem>& mounted, const Manifest* parent,
@@ -177,59 +180,82 @@ class TreeCapture {
   void run(const std::vector<DiskSource>& disks) {
     for (const DiskSource& source : disks) {
       try {
-        auto disk = source.open();
-        FileSystemReader reader(*disk);
-        std::vector<FileSystem> found = reader.file_systems();
-        for (const FileSystem& file_system : found)
-          capture(source.target, reader, file_system);
-        const auto is_physical = [](const FileSystem& each) { return each.type == "LVM2_member"; };
-        if (std::any_of(found.begin(), found.end(), is_physical))
-          physical_.push_back({source.target, std::move(disk), std::move(found)});
+        Opened opened;
+        opened.target = source.target;
+        opened.content = source.open();
+        opened.files = std::make_unique<FileSystemReader>(*opened.content);
+        opened.found = opened.files->file_systems();
+        opened_.push_back(std::move(opened));
       } catch (const CaptureError& e) {
         fail(source.target, e.what());
       }
     }
-    capture_volumes();
+    add_volumes();
+    add_mount_points();
+    for (const Opened& opened : opened_)
+      for (const FileSystem& file_system : opened.found)
+        capture(opened, file_system);
   }
 
  private:
-  struct Physical {
-    std::string target;
-    std::unique_ptr<BlockReader> disk;
-    std::vector<FileSystem> found;
-  };
+  using Opened = OpenedVolume;
 
-  void capture_volumes() {
-    if (physical_.empty()) return;
+  void add_volumes() {
     std::vector<VolumeSource> sources;
-    for (const Physical& each : physical_)
-      sources.push_back({each.target, each.disk.get(), &each.found});
+    for (const Opened& opened : opened_)
+      sources.push_back({opened.target, opened.content.get(), &opened.found});
     try {
-      for (const OpenedVolume& volume : open_volumes(sources))
-        for (const FileSystem& file_system : volume.found)
-          if (volume.files)
-            capture(volume.target, *volume.files, file_system);
-          else
-            warnings_.push_back(fmt::format("no tree of {}: {}", file_system.volume, file_system.obstacle));
+      for (Opened& volume : open_volumes(sources))
+        opened_.push_back(std::move(volume));
     } catch (const CaptureError& e) {
-      fail(physical_.front().target, e.what());
+      warnings_.push_back(fmt::format("no trees of logical volumes: {}", e.what()));
     }
   }
 
-  void capture(const std::string& target, FileSystemReader& reader, const FileSystem& file_system) {
-    // What is on a physical volume comes later.
-    if (!holds_files(file_system) || file_system.type == "LVM2_member") return;
+  /// A guest calls a volume "dm-0", which says nothing: its own mount table names it.
+  void add_mount_points() {
+    if (std::none_of(opened_.begin(), opened_.end(), [](const Opened& opened) { return is_volume(opened); })) return;
+    std::vector<MountCandidate> candidates;
+    for (const Opened& opened : opened_)
+      for (const FileSystem& found : opened.found) {
+        if (!tree_obstacle(found).empty()) continue;
+        candidates.push_back({file_system_name(opened.target, found), &found,
+                              [&opened, &found](std::string_view path) -> std::optional<std::string> {
+                                try {
+                                  return read_mount_table(*opened.files, found, path);
+                                } catch (const CaptureError&) {
+                                  return std::nullopt;  // its tree will say why
+                                }
+                              }});
+      }
+    for (const Mount& mount : find_mounts(candidates)) {
+      // The guest's report knows what is mounted now.
+      const auto is_it = [&mount](const GuestFileSystem& told) { return told.mount_point == mount.mount_point; };
+      if (!mount.file_system.empty() && (mounted_.empty() || std::any_of(mounted_.begin(), mounted_.end(), is_it)))
+        volume_mount_points_.emplace(mount.file_system, mount.mount_point);
+    }
+  }
+
+  static bool is_volume(const Opened& opened) { return !opened.found.empty() && !opened.found.front().volume.empty(); }
+
+  void capture(const Opened& opened, const FileSystem& file_system) {
+    // What is on a physical volume comes by its own name.
+    if (file_system.type == "LVM2_member" || (file_system.obstacle.empty() && !holds_files(file_system))) return;
     TreeRecord record;
-    record.disk = target;
-    record.file_system = file_system_name(target, file_system);
-    if (file_system.volume.empty()) record.mount_point = mount_point_of(mounted_, target, file_system.partition);
+    record.disk = opened.target;
+    record.file_system = file_system_name(opened.target, file_system);
+    if (file_system.volume.empty())
+      record.mount_point = mount_point_of(mounted_, opened.target, file_system.partition);
+    else if (const auto found = volume_mount_points_.find(record.file_system); found != volume_mount_points_.end())
+      record.mount_point = found->second;
     if (const std::string obstacle = tree_obstacle(file_system); !obstacle.empty()) {
       warnings_.push_back(fmt::format("no tree of {}: {}", record.file_system, obstacle));
       return;
     }
     const auto line = progress_.line("tree " + record.file_system);
     const auto previous = previous_tree(parent_, repository_, record);
-    capture_one_tree(reader, reader.content(), file_system, previous, trees_, *line, stop_, record, warnings_);
+    capture_one_tree(*opened.files, opened.files->content(), file_system, previous, trees_, *line, stop_, record,
+                     warnings_);
     records_.push_back(std::move(record));
   }
 
@@ -248,7 +274,8 @@ class TreeCapture {
   const std::stop_token& stop_;
   std::vector<TreeRecord>& records_;
   std::vector<std::string>& warnings_;
-  std::vector<Physical> physical_;
+  std::vector<Opened> opened_;  ///< disks, then volumes on them
+  std::map<std::string, std::string> volume_mount_points_;
 };
 
 class RepositoryDumpSink : public AgentClient::DumpSink {

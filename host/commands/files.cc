@@ -87,15 +87,18 @@ void list_file_systems(GuestFiles& files, const Invocation& invocation) {
   const auto or_dash = [](const std::string& text) { return text.empty() ? "-" : text; };
   for (const GuestFiles::Named& named : files.file_systems()) {
     const FileSystem& found = named.file_system;
+    std::string mount_point = named.mount_point;
+    for (const Mount& mount : files.mounts(false))
+      if (mount_point.empty() && mount.file_system == named.name) mount_point = mount.mount_point;
     rows.push_back({{"name", named.name},
                     {"type", found.type},
                     {"readable", named.readable()},
                     {"bytes", found.length},
-                    {"mount_point", named.mount_point},
+                    {"mount_point", mount_point},
                     {"label", found.label},
                     {"uuid", found.uuid}});
-    table.add({named.name, or_dash(found.type), format_size(found.length), or_dash(named.mount_point),
-               or_dash(found.label), or_dash(found.uuid)});
+    table.add({named.name, or_dash(found.type), format_size(found.length), or_dash(mount_point), or_dash(found.label),
+               or_dash(found.uuid)});
   }
   if (invocation.json)
     print_json(rows);

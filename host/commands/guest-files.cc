@@ -18,6 +18,7 @@ namespace {
 
 /// As many as Linux follows.
 constexpr int max_links = 40;
+constexpr int max_binds = 8;
 
 std::string names_of(const std::vector<GuestFiles::Named>& file_systems) {
   std::string names;
@@ -86,7 +87,7 @@ GuestFiles::Disk& GuestFiles::appliance() {
   return *appliance_;
 }
 
-std::vector<GuestFiles::Named> GuestFiles::file_systems() {
+std::vector<GuestFiles::Named> GuestFiles::file_systems(bool may_start) {
   std::vector<Named> all;
   const auto add = [&](const Disk& disk) {
     for (const FileSystem& found : disk.found) {
@@ -105,7 +106,7 @@ std::vector<GuestFiles::Named> GuestFiles::file_systems() {
     add(open(record));
   for (const Disk& volume : volumes())
     add(volume);
-  if (!needs_appliance(true)) return all;
+  if (!appliance_ && (!may_start || !needs_appliance(true))) return all;
   try {
     add(appliance());
   } catch (const CaptureError& error) {
@@ -133,10 +134,10 @@ GuestFiles::Where GuestFiles::where(const std::string& file_system) {
     try {
       if (const std::optional<Where> there = find_in(appliance(), file_system)) at = there;
     } catch (const CaptureError& error) {
-      throw CaptureError(fmt::format("{} is not read without an appliance ({}): {}", file_system,
-                                     at ? reason_of(*at->file_system) : "it is not on the disks by itself",
-                                     error.what()),
-                         "install the packages libguestfs0 and nbdkit, or restore its disks and mount it");
+      throw CaptureError(
+          fmt::format("{} is not read without an appliance ({}): {}", file_system,
+                      at ? reason_of(*at->file_system) : "it is not on the disks by itself", error.what()),
+          "install the packages libguestfs0 and nbdkit, or restore its disks and mount it");
     }
   }
   if (!at)
@@ -161,18 +162,69 @@ std::string GuestFiles::only_file_system() {
                  fmt::format("name one, as in {}:vda1:/etc/hosts: {}", manifest_.name, names_of(all)));
 }
 
+/// Adds what the root's table says of places that are not known yet.
+void GuestFiles::add_table(bool may_start) {
+  const std::vector<Named> all = file_systems(may_start);
+  const auto root =
+      std::find_if(mounts_->begin(), mounts_->end(), [](const Mount& mount) { return mount.mount_point == "/"; });
+  std::vector<MountCandidate> candidates;
+  for (const bool by_worker : {true, false})
+    for (const Named& named : all) {
+      const FileSystem& found = named.file_system;
+      if ((found.readable() && found.clean && !found.in_appliance) != by_worker) continue;
+      // Those are no roots.
+      const bool no_root = !named.readable() || found.type == "vfat" || found.type == "iso9660";
+      const bool is_asked = !no_root && (by_worker || may_start || appliance_) &&
+                            (root == mounts_->end() || root->file_system == named.name);
+      candidates.push_back({named.name, &found, [this, is_asked, name = named.name](std::string_view path) {
+                              if (!is_asked) return std::optional<std::string>();
+                              try {
+                                const Where at = where(name);
+                                return read_mount_table(*at.disk->files, *at.file_system, path);
+                              } catch (const CaptureError& error) {
+                                log_warning("{}: {}", name, error.what());
+                                return std::optional<std::string>();
+                              }
+                            }});
+    }
+  for (Mount& mount : find_mounts(candidates)) {
+    const auto same = [&mount](const Mount& known) { return known.mount_point == mount.mount_point; };
+    if (std::none_of(mounts_->begin(), mounts_->end(), same)) mounts_->push_back(std::move(mount));
+  }
+}
+
+const std::vector<Mount>& GuestFiles::mounts(bool may_start) {
+  if (mounts_) return *mounts_;
+  mounts_.emplace();
+  for (const TreeRecord& tree : manifest_.trees)
+    if (!tree.mount_point.empty()) mounts_->push_back({tree.mount_point, tree.file_system, {}});
+  add_table(false);
+  const auto is_root = [](const Mount& mount) { return mount.mount_point == "/"; };
+  if (may_start && std::none_of(mounts_->begin(), mounts_->end(), is_root)) add_table(true);
+  return *mounts_;
+}
+
 /// The file system that the guest has at that normal path, and the path in it.
 std::pair<std::string, std::string> GuestFiles::by_mount_point(const std::string& path) {
-  const TreeRecord* best = nullptr;
-  std::string inner;
-  for (const TreeRecord& tree : manifest_.trees) {
-    const std::optional<std::string> below = path_below(tree.mount_point, path);
-    if (!below || (best != nullptr && tree.mount_point.size() <= best->mount_point.size())) continue;
-    best = &tree;
-    inner = *below;
+  std::string at = path;
+  for (int bound = 0; bound <= max_binds; ++bound) {
+    const Mount* best = nullptr;
+    std::string inner;
+    for (const Mount& mount : mounts(true)) {
+      const std::optional<std::string> below = path_below(mount.mount_point, at);
+      if (!below || (best != nullptr && mount.mount_point.size() <= best->mount_point.size())) continue;
+      best = &mount;
+      inner = *below;
+    }
+    if (best == nullptr) return {only_file_system(), at.substr(1)};
+    if (!best->file_system.empty()) return {best->file_system, inner};
+    if (best->bound.empty())
+      throw NotFound(fmt::format("{} lies on none of {}'s disks that can be read: the guest mounts {} from elsewhere",
+                                 path, manifest_.name, best->mount_point),
+                     "its file systems are " + names_of(file_systems()));
+    at = inner.empty() ? best->bound : fmt::format("{}/{}", best->bound == "/" ? "" : best->bound, inner);
   }
-  if (best != nullptr) return {best->file_system, inner};
-  return {only_file_system(), path.substr(1)};
+  throw NotFound(fmt::format("{}: too many directories bound to each other", path));
 }
 
 std::optional<GuestFiles::Place> GuestFiles::look(const std::string& file_system, const std::string& path) {

@@ -5,6 +5,7 @@
 #include "common/tree-entry.hh"
 #include "host/capture/appliance-reader.hh"
 #include "host/capture/file-system-reader.hh"
+#include "host/commands/mount-table.hh"
 #include "host/repository/manifest.hh"
 #include "host/repository/repository.hh"
 
@@ -33,8 +34,13 @@ class GuestFiles {
 
     [[nodiscard]] bool readable() const { return file_system.readable() || file_system.is_for_appliance(); }
   };
-  /// Of all disks. Throws CaptureError, Corruption.
-  [[nodiscard]] std::vector<Named> file_systems();
+  /// Of all disks; an appliance is started for what only that can find, where `may_start`. Throws CaptureError,
+  /// Corruption.
+  [[nodiscard]] std::vector<Named> file_systems(bool may_start = true);
+
+  /// Where the guest has them: as it said itself, and what else its /etc/fstab says. Known once; an appliance is
+  /// started for that table only if `may_start`.
+  [[nodiscard]] const std::vector<Mount>& mounts(bool may_start);
 
   /// A file, where it really is.
   struct Place {
@@ -75,6 +81,7 @@ class GuestFiles {
   Where where(const std::string& file_system);
   [[nodiscard]] std::string only_file_system();
   [[nodiscard]] std::pair<std::string, std::string> by_mount_point(const std::string& path);
+  void add_table(bool may_start);
   std::optional<Place> look(const std::string& file_system, const std::string& path);
 
   Repository& repository_;
@@ -83,6 +90,7 @@ class GuestFiles {
   std::optional<std::vector<Disk>> volumes_;            ///< logical ones, looked for when needed
   std::unique_ptr<Disk> appliance_;                     ///< all disks in an appliance, started when needed
   ApplianceOptions options_;
+  std::optional<std::vector<Mount>> mounts_;
 };
 
 }  // namespace stillpoint

@@ -20,6 +20,17 @@ MIB = 1 << 20
 EXTENT = 4 * MIB
 
 
+FSTAB = """\
+# what the guest mounts
+/dev/mapper/vg--0-root / ext4 errors=remount-ro 0 1
+/dev/vg-0/var  /var    ext4 defaults 0 2
+/var/deep      /srv/with\\040blank none bind
+server:/export /net    nfs  defaults
+/srv/loop      /srv/loop none bind
+/dev/sdz       /var/etc ext4 noauto
+"""
+
+
 class Loop:
     """A loop device over a range of a file."""
 
@@ -99,6 +110,10 @@ class Volumes(unittest.TestCase):
             for name, size in (("root", 32), ("var", 16)):
                 cls.sources[name] = cls.dir / f"source-{name}"
                 make_source(cls.sources[name], name)
+                if name == "root":
+                    (cls.sources[name] / "etc/fstab").write_text(FSTAB, encoding="ascii")
+                    (cls.sources[name] / "logs").symlink_to("/var/etc")
+                    (cls.sources[name] / "var").mkdir()
                 image = cls.dir / name
                 run(["truncate", "-s", f"{size}M", image], 10)
                 run(["mke2fs", "-q", "-t", "ext4", "-d", cls.sources[name], image], 60)
@@ -179,6 +194,19 @@ class Volumes(unittest.TestCase):
         self.assertIn("no tree of vg-0/wide: it is striped", "\n".join(self.manifest["warnings"]))
         for name, source in self.sources.items():
             self.assert_same(source, self.dir / "repository" / trees[f"vg-0/{name}"]["path"])
+
+    def test_mount_points(self):
+        """Paths as the guest has them: by its table, through what is bound and what is a link."""
+        self.assertEqual(self.good("files", "cat", "img:/etc/name"), "root\n")
+        self.assertEqual(self.good("files", "cat", "img:/var/etc/name"), "var\n")
+        self.assertEqual(self.good("files", "cat", "img:/logs/link"), "var\n")
+        self.assertEqual(self.good("files", "find", "img:/srv/with blank", "--name", "ag*"), "/srv/with blank/again\n")
+        self.fails(4, "files", "ls", "img:/net/x", says="mounts /net from elsewhere")
+        self.fails(4, "files", "ls", "img:/srv/loop/x", says="too many directories bound")
+        mount_points = {row["name"]: row["mount_point"] for row in json.loads(self.good("files", "ls", "img", "--json"))}
+        self.assertEqual((mount_points["vg-0/root"], mount_points["vg-0/var"]), ("/", "/var"))
+        trees = {tree["file_system"]: tree["mount_point"] for tree in self.manifest["trees"]}
+        self.assertEqual(trees, {"vda1": "", "vg-0/root": "/", "vg-0/var": "/var"})
 
     def test_obstacles(self):
         self.fails(7, "files", "ls", "img:vg-0/wide:/", says="it is striped")
