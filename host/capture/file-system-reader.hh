@@ -26,7 +26,7 @@ struct FileSystem {
   std::string type;             ///< by its magic, in blkid's words: "ext4", "xfs", "LVM2_member", ...; may be empty
   std::string uuid;             ///< of ext2/3/4, xfs and btrfs, as is the label
   std::string label;
-  bool clean = true;          ///< false: its journal must be replayed first, so that it is not walked
+  bool clean = true;          ///< false: it was not frozen, and walk() replays its journal in memory
   bool in_appliance = false;  ///< an ApplianceReader has found it, and reads it whatever its type
   std::string obstacle;       ///< why it is not read, where its type does not say; empty when nothing hinders
 

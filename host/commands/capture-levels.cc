@@ -154,7 +154,6 @@ void capture_one_tree(FileSystemReader& reader, BlockReader& disk, const FileSys
 std::string tree_obstacle(const FileSystem& file_system) {
   if (!file_system.obstacle.empty()) return file_system.obstacle;
   if (!file_system.readable()) return fmt::format("{} is not read yet", file_system.type);
-  if (!file_system.clean) return "its journal must be replayed first";
   return {};
 }
 
@@ -252,6 +251,8 @@ class TreeCapture {
       warnings_.push_back(fmt::format("no tree of {}: {}", record.file_system, obstacle));
       return;
     }
+    if (!file_system.clean)
+      warnings_.push_back(fmt::format("tree of {}: its journal was replayed, as after a crash", record.file_system));
     const auto line = progress_.line("tree " + record.file_system);
     const auto previous = previous_tree(parent_, repository_, record);
     capture_one_tree(*opened.files, opened.files->content(), file_system, previous, trees_, *line, stop_, record,

@@ -121,6 +121,20 @@ std::optional<GuestFiles::Where> GuestFiles::find_in(Disk& disk, const std::stri
   return std::nullopt;
 }
 
+/// Whether the worker can replay its journal; said once.
+bool GuestFiles::replays(const Where& at, const std::string& file_system) {
+  if (replayed_.contains(file_system)) return true;
+  try {
+    static_cast<void>(at.disk->files->look(*at.file_system, ""));
+  } catch (const CaptureError& error) {
+    log_warning("{}: {}", file_system, error.what());
+    return false;
+  }
+  log_warning("{} was not frozen: its journal is replayed in memory", file_system);
+  replayed_.insert(file_system);
+  return true;
+}
+
 GuestFiles::Where GuestFiles::where(const std::string& file_system) {
   std::optional<Where> at = appliance_ ? find_in(*appliance_, file_system) : std::nullopt;
   // Only the disk that the name begins with is opened.
@@ -129,7 +143,7 @@ GuestFiles::Where GuestFiles::where(const std::string& file_system) {
   if (!at)
     for (Disk& volume : volumes())
       if (!at) at = find_in(volume, file_system);
-  if (at && at->file_system->readable() && at->file_system->clean) return *at;
+  if (at && at->file_system->readable() && (at->file_system->clean || replays(*at, file_system))) return *at;
   if (at ? at->file_system->is_for_appliance() || at->file_system->is_container() : needs_appliance(false)) {
     try {
       if (const std::optional<Where> there = find_in(appliance(), file_system)) at = there;

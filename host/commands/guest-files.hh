@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -78,6 +79,7 @@ class GuestFiles {
   Disk& appliance();
   [[nodiscard]] bool needs_appliance(bool to_list);
   [[nodiscard]] static std::optional<Where> find_in(Disk& disk, const std::string& file_system);
+  [[nodiscard]] bool replays(const Where& at, const std::string& file_system);
   Where where(const std::string& file_system);
   [[nodiscard]] std::string only_file_system();
   [[nodiscard]] std::pair<std::string, std::string> by_mount_point(const std::string& path);
@@ -90,6 +92,7 @@ class GuestFiles {
   std::optional<std::vector<Disk>> volumes_;            ///< logical ones, looked for when needed
   std::unique_ptr<Disk> appliance_;                     ///< all disks in an appliance, started when needed
   ApplianceOptions options_;
+  std::set<std::string> replayed_;  ///< file systems whose journals were not clean
   std::optional<std::vector<Mount>> mounts_;
 };
 

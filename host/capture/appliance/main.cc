@@ -65,7 +65,8 @@ class ApplianceService {
     std::vector<std::string> keys(request.u32());
     for (std::string& key : keys)
       key = request.string(wire::max_key);
-    appliance_.emplace(places_, disks, blocks_socket, [this](std::string_view text) { say(wire::Type::warning, text); });
+    appliance_.emplace(places_, disks, blocks_socket,
+                       [this](std::string_view text) { say(wire::Type::warning, text); });
     contents_.emplace(*appliance_);
     found_ = appliance_->find(keys);
     wire::Writer answer(wire::Type::file_systems);
