@@ -101,7 +101,7 @@ class Appliance(unittest.TestCase):
         return self.dir / "luks"
 
     def make_ext(self):
-        """Not frozen when it was copied: what a crash leaves."""
+        """Not frozen when it was copied: what a crash leaves. No appliance is needed for it."""
         ext = self.image("ext", "96M", "mke2fs", "-q", "-t", "ext4")
         with Mount(ext, self.dir / "on-ext") as point:
             copy_tree(self.sample, point)

@@ -13,13 +13,13 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
-#include <unordered_map>
 #include <utility>
 
 namespace stillpoint {
 namespace {
 
 constexpr std::size_t most_children = 4000000;
+constexpr std::int64_t furthest_time = 9000000000;
 constexpr std::size_t step_names = 500;
 constexpr std::size_t step_bytes = std::size_t{2} << 20;  ///< of a message of libguestfs, which has 4 MiB at most
 /// Subvolumes count their inodes each for itself; what is above names the subvolume.
@@ -74,6 +74,11 @@ bool is_kept_xattr(std::string_view name) {
          name.starts_with("system.posix_acl_");
 }
 
+/// Its holes would be written as zeros, and a small disk could fill the target.
+bool is_sparse(const struct guestfs_statns& status) {
+  return status.st_blocks < status.st_size / 512;
+}
+
 class ApplianceWalk {
  public:
   ApplianceWalk(Appliance& appliance, ApplianceContents& contents, Parent& parent,
@@ -119,7 +124,6 @@ class ApplianceWalk {
   const ApplianceFileSystem& file_system_;
   const std::function<void()>& wait_;
   wire::Writer entries_{wire::Type::entries};
-  std::unordered_map<std::int64_t, std::uint64_t> devices_;
   bool has_xattrs_ = true;
 };
 
@@ -137,8 +141,7 @@ void ApplianceWalk::warn(std::string_view text) {
 }
 
 std::uint64_t ApplianceWalk::inode_of(const struct guestfs_statns& status) {
-  const std::uint64_t index = devices_.emplace(status.st_dev, devices_.size()).first->second;
-  return static_cast<std::uint64_t>(status.st_ino) ^ (index << inode_bits);
+  return static_cast<std::uint64_t>(status.st_ino) ^ (contents_.device_index(status.st_dev) << inode_bits);
 }
 
 void ApplianceWalk::add_xattrs(const std::string& directory, std::span<Child> children,
@@ -238,7 +241,9 @@ bool ApplianceWalk::send(const std::string& directory, Child& child, std::uint32
   entry.mode = static_cast<std::uint32_t>(status.st_mode) & 07777U;
   entry.uid = static_cast<std::uint32_t>(status.st_uid);
   entry.gid = static_cast<std::uint32_t>(status.st_gid);
-  entry.mtime_ns = status.st_mtime_sec * 1000000000 + status.st_mtime_nsec;
+  // Some file systems have more seconds than nanoseconds can count.
+  entry.mtime_ns = std::clamp(status.st_mtime_sec, -furthest_time, furthest_time) * 1000000000 +
+                   std::clamp<std::int64_t>(status.st_mtime_nsec, 0, 999999999);
   entry.inode = inode_of(status);
   entry.links = static_cast<std::uint32_t>(std::max<std::int64_t>(1, status.st_nlink));
   entry.target = std::move(child.target);
@@ -253,10 +258,11 @@ bool ApplianceWalk::send(const std::string& directory, Child& child, std::uint32
     // XFS keeps no content in inodes: without blocks there is none.
     if (file_system_.type == "xfs" && status.st_blocks == 0) {
       entry.extents.clear();
-    } else if (contents_.add(file_system_, directory, child.name, entry.size, offset)) {
+    } else if ((entry.size <= appliance_.total_bytes() || !is_sparse(status)) &&
+               contents_.add(file_system_, directory, child.name, entry.size, offset)) {
       entry.extents.push_back({0, offset, entry.size});
     } else {
-      warn(fmt::format("{}{}: longer than any that is read, left out", printable(directory), printable(child.name)));
+      warn(fmt::format("{}{}: longer than all disks, left out", printable(directory), printable(child.name)));
       return false;
     }
   }
@@ -322,11 +328,22 @@ void ApplianceWalk::run(std::string_view path, bool recursive) {
 
 bool ApplianceContents::add(const ApplianceFileSystem& file_system, const std::string& directory, std::string_view name,
                             std::uint64_t size, std::uint64_t& offset) {
+  std::uint64_t hash = std::hash<std::string_view>()(directory) * 31 + std::hash<std::string_view>()(name);
+  hash = hash * 31 + std::hash<std::string>()(file_system.name);
+  if (const auto found = known_.find(hash); found != known_.end()) {
+    const File& file = files_[found->second];
+    const Directory& its = directories_[file.directory];
+    if (file.size == size && file.name == name && its.path == directory && its.file_system == &file_system) {
+      offset = file.begin;
+      return true;
+    }
+  }
   if (size > INT64_MAX - next_) return false;
   if (directories_.empty() || directories_.back().path != directory || directories_.back().file_system != &file_system)
     directories_.push_back({&file_system, directory});
   offset = next_;
   files_.push_back({next_, size, static_cast<std::uint32_t>(directories_.size() - 1), std::string(name)});
+  known_[hash] = files_.size() - 1;
   next_ += size;
   return true;
 }

@@ -7,10 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace stillpoint {
@@ -21,9 +22,14 @@ class ApplianceContents {
  public:
   explicit ApplianceContents(Appliance& appliance) : appliance_(appliance) {}
 
-  /// Its place; nothing where it is longer than all that can be.
+  /// Gives it a place, `offset`. False where it is longer than all that can be.
   [[nodiscard]] bool add(const ApplianceFileSystem& file_system, const std::string& directory, std::string_view name,
                          std::uint64_t size, std::uint64_t& offset);
+
+  /// A number for each device (subvolume) that files lie on, the same at every walk.
+  [[nodiscard]] std::uint64_t device_index(std::int64_t device) {
+    return devices_.emplace(device, devices_.size()).first->second;
+  }
 
   /// Fills the buffer: zeros where there is no file, or it has become shorter. Throws CaptureError.
   void read(std::span<char> buffer, std::uint64_t offset);
@@ -43,6 +49,9 @@ class ApplianceContents {
   Appliance& appliance_;
   std::vector<Directory> directories_;
   std::vector<File> files_;  ///< ascending
+  /// By a hash of all that tells a file: one that is walked again keeps its place.
+  std::unordered_map<std::uint64_t, std::size_t> known_;
+  std::unordered_map<std::int64_t, std::uint64_t> devices_;
   std::uint64_t next_ = 0;
 };
 

@@ -30,6 +30,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds server_limit{30};
+constexpr std::chrono::hours mark_age{24};
 constexpr std::size_t most_subvolumes = 256;
 
 /// A list of libguestfs': an array of strings that ends in a null pointer.
@@ -54,9 +55,12 @@ class KnownAccelerator {
   }
   [[nodiscard]] bool works(const fs::path& temporary) const {
     std::error_code ignored;
-    if (!mark_.empty() && fs::exists(mark_, ignored)) return false;
+    // Not for ever: it may have been the load.
+    if (const auto time = fs::last_write_time(mark_, ignored);
+        !ignored && fs::file_time_type::clock::now() - time < mark_age)
+      return false;
     if (kvm_works(temporary)) return true;
-    if (!mark_.empty()) std::ofstream(mark_).flush();
+    if (!mark_.empty()) std::ofstream(mark_) << "KVM was tried\n";
     return false;
   }
 
@@ -72,6 +76,13 @@ fs::path blocks_plugin() {
 }
 
 }  // namespace
+
+std::uint64_t Appliance::total_bytes() const noexcept {
+  std::uint64_t total = 0;
+  for (const ApplianceDisk& disk : disks_)
+    total += disk.size;
+  return total;
+}
 
 void Appliance::fail(std::string_view what) const {
   const char* error = guestfs_last_error(guestfs_.get());

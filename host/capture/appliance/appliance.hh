@@ -47,6 +47,9 @@ class Appliance {
   /// Mounts it, read-only, where nothing else is. Throws CaptureError.
   void mount(const ApplianceFileSystem& file_system);
 
+  /// Of all disks.
+  [[nodiscard]] std::uint64_t total_bytes() const noexcept;
+
   [[nodiscard]] guestfs_h* get() const noexcept { return guestfs_.get(); }
   /// Throws CaptureError with libguestfs' last message.
   [[noreturn]] void fail(std::string_view what) const;

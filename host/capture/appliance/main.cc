@@ -8,10 +8,13 @@
 #include "host/capture/tree-wire.hh"
 #include "host/capture/worker/block-service.hh"
 
+#include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <exception>
+#include <new>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -21,6 +24,7 @@ namespace {
 
 constexpr int questions_fd = 3;
 constexpr int blocks_socket = 4;
+constexpr rlim_t most_memory = rlim_t{2} << 30;
 
 class ApplianceService {
  public:
@@ -51,6 +55,8 @@ class ApplianceService {
         throw CaptureError("a request that is not known");
     } catch (const NotFound& error) {
       say(wire::Type::not_found, error.what());
+    } catch (const std::bad_alloc&) {
+      say(wire::Type::failure, "it takes more memory than a sound file system would");
     } catch (const std::exception& error) {
       say(wire::Type::failure, error.what());
     }
@@ -68,6 +74,9 @@ class ApplianceService {
     appliance_.emplace(places_, disks, blocks_socket,
                        [this](std::string_view text) { say(wire::Type::warning, text); });
     contents_.emplace(*appliance_);
+    // What we run has its own bounds by now; a directory without an end must not cost the host its memory.
+    const rlimit memory = {most_memory, most_memory};
+    if (::setrlimit(RLIMIT_AS, &memory) != 0) throw_errno("cannot limit the appliance's worker");
     found_ = appliance_->find(keys);
     wire::Writer answer(wire::Type::file_systems);
     answer.u32(static_cast<std::uint32_t>(found_.size()));
@@ -128,6 +137,8 @@ int main() {
     static constexpr std::string_view text = "stillpoint-appliance-worker is started by stillpoint itself\n";
     return ::write(STDERR_FILENO, text.data(), text.size()) > 0 ? 2 : 3;
   }
+  for (const int fd : {questions_fd, blocks_socket})
+    ::fcntl(fd, F_SETFD, FD_CLOEXEC);
   Parent parent(questions_fd);
   try {
     const WritablePlaces places = confine();
