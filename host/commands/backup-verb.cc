@@ -30,6 +30,8 @@ struct BackupOptions {
 void complete(BackupRequest& request, const BackupOptions& options, const Invocation& invocation) {
   request.uri = invocation.libvirt_uri;
   request.trees = !options.no_trees;
+  if (request.appliance_trees && options.no_trees)
+    throw UsageError("--appliance-trees and --no-trees do not go together");
   request.dumps = !options.no_dumps;
   if (!options.max_freeze.empty()) request.max_freeze = parse_duration(options.max_freeze);
   request.limit = options.limit.empty() ? invocation.config.limit : parse_size(options.limit);
@@ -83,6 +85,7 @@ RunVerb add_backup(CLI::App& parser) {
       ->type_name("RATE");
   parser.add_flag("--full", request.full, "read every disk in full");
   parser.add_flag("--no-trees", options->no_trees, "write no file trees");
+  parser.add_flag("--appliance-trees", request.appliance_trees, "write trees of XFS and others too, by an appliance");
   parser.add_flag("--no-dumps", options->no_dumps, "take no dumps");
   return [options](const Invocation& invocation) { return back_up(*options, invocation); };
 }

@@ -268,7 +268,7 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const 
     capture_disks(tasks, run.repository, disks, run.request.parallel, run.progress, manifest.disks);
     if (trees)
       capture_trees(tasks, disks, mounted, run.parent ? &*run.parent : nullptr, *directory, *trees, run.progress,
-                    manifest.trees, manifest.warnings);
+                    run.request.appliance_trees, manifest.trees, manifest.warnings);
     tasks.wait();
   }
   pause_for_test("commit");

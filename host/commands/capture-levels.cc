@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "host/capture/appliance-reader.hh"
 #include "host/capture/disk-capture.hh"
 #include "host/capture/file-system-reader.hh"
 #include "host/capture/tree-writer.hh"
@@ -153,7 +154,7 @@ void capture_one_tree(FileSystemReader& reader, BlockReader& disk, const FileSys
 /// word.
 std::string tree_obstacle(const FileSystem& file_system) {
   if (!file_system.obstacle.empty()) return file_system.obstacle;
-  if (!file_system.readable()) return fmt::format("{} is not read yet", file_system.type);
+  if (!file_system.readable()) return fmt::format("{} is not read as a tree", file_system.type);
   return {};
 }
 
@@ -176,7 +177,8 @@ class TreeCapture {
         records_(records),
         warnings_(warnings) {}
 
-  void run(const std::vector<DiskSource>& disks) {
+  void run(const std::vector<DiskSource>& disks, bool in_appliance) {
+    in_appliance_ = in_appliance;
     for (const DiskSource& source : disks) {
       try {
         Opened opened;
@@ -194,6 +196,7 @@ class TreeCapture {
     for (const Opened& opened : opened_)
       for (const FileSystem& file_system : opened.found)
         capture(opened, file_system);
+    if (needs_appliance_) capture_in_appliance();
   }
 
  private:
@@ -248,7 +251,12 @@ class TreeCapture {
     else if (const auto found = volume_mount_points_.find(record.file_system); found != volume_mount_points_.end())
       record.mount_point = found->second;
     if (const std::string obstacle = tree_obstacle(file_system); !obstacle.empty()) {
-      warnings_.push_back(fmt::format("no tree of {}: {}", record.file_system, obstacle));
+      const bool is_for_appliance = file_system.is_for_appliance() || file_system.is_container();
+      if (is_for_appliance && in_appliance_)
+        needs_appliance_ = true;
+      else
+        warnings_.push_back(fmt::format("no tree of {}: {}{}", record.file_system, obstacle,
+                                        is_for_appliance ? "; 'stillpoint files' reads it in an appliance" : ""));
       return;
     }
     if (!file_system.clean)
@@ -257,6 +265,52 @@ class TreeCapture {
     const auto previous = previous_tree(parent_, repository_, record);
     capture_one_tree(*opened.files, opened.files->content(), file_system, previous, trees_, *line, stop_, record,
                      warnings_);
+    records_.push_back(std::move(record));
+  }
+
+  /// All disks at once: what is left may lie on several.
+  void capture_in_appliance() {
+    std::vector<NamedDisk> disks;
+    for (const Opened& opened : opened_)
+      if (!is_volume(opened)) disks.push_back({opened.target, opened.content.get()});
+    try {
+      ApplianceReader reader(disks, {{}, stop_});
+      const std::vector<FileSystem> found = reader.file_systems();
+      for (const FileSystem& file_system : found) {
+        const auto is_done = [&](const TreeRecord& record) { return record.file_system == file_system.volume; };
+        // Subvolumes are in the tree of what they lie in.
+        const auto holds_it = [&](const FileSystem& other) {
+          return other.type == "btrfs" && file_system.uuid == other.uuid && file_system.volume != other.volume &&
+                 file_system.volume.starts_with(other.volume + "/");
+        };
+        if (std::any_of(records_.begin(), records_.end(), is_done) || std::any_of(found.begin(), found.end(), holds_it))
+          continue;
+        if (file_system.readable())
+          capture_by(reader, disks.front().name, file_system);
+        else
+          warnings_.push_back(fmt::format("no tree of {}: {}", file_system.volume, file_system.obstacle));
+      }
+    } catch (const CaptureError& e) {
+      warnings_.push_back(fmt::format("no trees by an appliance: {}", e.what()));
+    }
+  }
+
+  void capture_by(ApplianceReader& reader, const std::string& any_disk, const FileSystem& file_system) {
+    TreeRecord record;
+    record.disk = any_disk;
+    record.file_system = file_system.volume;
+    for (const Opened& opened : opened_)
+      for (const FileSystem& known : opened.found)
+        if (known.volume.empty() && file_system_name(opened.target, known) == record.file_system) {
+          record.disk = opened.target;
+          record.mount_point = mount_point_of(mounted_, opened.target, known.partition);
+        }
+    if (const auto named = volume_mount_points_.find(record.file_system);
+        named != volume_mount_points_.end() && record.mount_point.empty())
+      record.mount_point = named->second;
+    const auto line = progress_.line("tree " + record.file_system);
+    const auto previous = previous_tree(parent_, repository_, record);
+    capture_one_tree(reader, reader.content(), file_system, previous, trees_, *line, stop_, record, warnings_);
     records_.push_back(std::move(record));
   }
 
@@ -277,6 +331,8 @@ class TreeCapture {
   std::vector<std::string>& warnings_;
   std::vector<Opened> opened_;  ///< disks, then volumes on them
   std::map<std::string, std::string> volume_mount_points_;
+  bool in_appliance_ = false;
+  bool needs_appliance_ = false;
 };
 
 class RepositoryDumpSink : public AgentClient::DumpSink {
@@ -324,12 +380,13 @@ void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<D
 
 void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
                    const Manifest* parent, const std::filesystem::path& repository, TreeDirectory& trees,
-                   Progress& progress, std::vector<TreeRecord>& records, std::vector<std::string>& warnings) {
+                   Progress& progress, bool in_appliance, std::vector<TreeRecord>& records,
+                   std::vector<std::string>& warnings) {
   // One disk after the other: trees share the target's directory, and the disks' own readers keep the machine busy.
-  tasks.run(
-      [&disks, &mounted, parent, repository, &trees, &progress, &records, &warnings](const std::stop_token& stop) {
-        TreeCapture(mounted, parent, repository, trees, progress, stop, records, warnings).run(disks);
-      });
+  tasks.run([&disks, &mounted, parent, repository, &trees, &progress, in_appliance, &records,
+             &warnings](const std::stop_token& stop) {
+    TreeCapture(mounted, parent, repository, trees, progress, stop, records, warnings).run(disks, in_appliance);
+  });
 }
 
 void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, const Report& report,

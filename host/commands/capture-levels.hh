@@ -40,10 +40,11 @@ void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<D
                    Progress& progress, std::vector<DiskRecord>& records);
 
 /// A tree of every file system that can be read. One that fails has a record with the reason; one of a kind that is not
-/// read yet gets a warning.
+/// read gets a warning; `in_appliance` starts one for those.
 void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
                    const Manifest* parent, const std::filesystem::path& repository, TreeDirectory& trees,
-                   Progress& progress, std::vector<TreeRecord>& records, std::vector<std::string>& warnings);
+                   Progress& progress, bool in_appliance, std::vector<TreeRecord>& records,
+                   std::vector<std::string>& warnings);
 
 /// Every dump that the report names; a dump that fails has a record with the reason. Lets the agent's database
 /// snapshots go at the end.

@@ -8,6 +8,7 @@ appliance.py STILLPOINT APPLIANCE_DRIVER MAKE_SAMPLE_TREE [--long]
 with a journal that is not replayed. Some minutes where there is no KVM.
 """
 
+import json
 import os
 import pathlib
 import sys
@@ -67,6 +68,7 @@ class Appliance(unittest.TestCase):
 
     def image(self, name, size, *make):
         path = self.dir / name
+        path.unlink(missing_ok=True)
         run(["truncate", "-s", size, path], 10)
         run([*make, path], 60)
         return path
@@ -143,11 +145,14 @@ class Appliance(unittest.TestCase):
         (self.dir / "wrong").write_text("wrong\n", encoding="ascii")
         (self.dir / "key").write_text(PASSPHRASE + "\n", encoding="ascii")
         self.stillpoint("init")
-        self.stillpoint("backup", "img", "--no-trees", "--disk-image", f"vda={self.dir / 'vda'}", "--disk-image",
+        self.stillpoint("backup", "img", "--appliance-trees", "--disk-image", f"vda={self.dir / 'vda'}", "--disk-image",
                         f"vdb={self.make_luks()}", "--disk-image", f"vdc={self.make_ext()}")
         for name, words in (("vda", ["--exclude=wide"]), ("vdc", [])):
             self.stillpoint("files", "cp", f"img:{name}:/", self.dir / f"copy-{name}")
             self.assert_same(self.sample / "src", self.dir / f"copy-{name}/src", *words)
+        trees = {tree["file_system"]: tree for tree in json.loads(self.stillpoint("show", "img", "--json").stdout)["trees"]}
+        self.assertEqual(set(trees), {"vda", "vdc"})
+        self.assert_same(self.sample / "src", self.dir / "repository" / trees["vda"]["path"] / "src", "--exclude=wide")
         key = ("--luks-key-file", self.dir / "key")
         self.assertEqual(self.stillpoint("files", "cat", "img:vdb:/src/file", *key).stdout, "hello\n")
         self.assertIn("vdb          ext4", self.stillpoint("files", "ls", "img", *key).stdout)
@@ -193,7 +198,7 @@ class Appliance(unittest.TestCase):
             tar-in {sample} / xattrs:true acls:true
             umount /
             """
-        drives = [word for disk in disks for word in ("-a", str(disk), "--format=raw")]
+        drives = [word for disk in disks for word in ("--format=raw", "-a", str(disk))]
         run(["guestfish", "--keys-from-stdin", *drives], 900, env={**os.environ, **ENVIRONMENT,
             "LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"},
             input=script.replace("luks-format /dev/sdc 0", f"luks-format /dev/sdc 0\n{PASSPHRASE}\n{PASSPHRASE}")
