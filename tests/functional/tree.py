@@ -5,6 +5,7 @@
 tree.py TREE_DRIVER MAKE_SAMPLE_TREE
 """
 
+import errno
 import os
 import pathlib
 import random
@@ -39,6 +40,12 @@ class Mount:
     def __exit__(self, *_):
         run("fsfreeze", "-u", self.point, check=False)
         run("umount", self.point)
+
+
+def sync_directory(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 class TreeTest(unittest.TestCase):
@@ -89,12 +96,12 @@ class TreeTest(unittest.TestCase):
 
     def test_journals(self):
         """What a crash leaves reads as what e2fsck makes of it, for each form that a journal has; nothing is written."""
-        forms = (("plain", "loop", ["-O", "^metadata_csum,^64bit"]), ("checked", "loop", ["-O", "metadata_csum,64bit"]),
+        forms = (("plain", "loop", ["-b", "4096", "-O", "^metadata_csum,^64bit"]), ("checked", "loop", ["-b", "4096", "-O", "metadata_csum,64bit"]),
                  ("content", "loop,data=journal", ["-b", "1024"]))
         for form, options, words in forms:
             with self.subTest(form):
                 image, crash, done = (self.dir / f"{form}-{name}" for name in ("image", "crash", "replayed"))
-                run("mke2fs", "-q", "-t", "ext4", *words, "-J", "size=8", image, "96M")
+                run("mke2fs", "-q", "-t", "ext4", *words, "-m", "0", "-J", "size=24", image, "96M")
                 with Mount(image, self.dir / form, options) as point:
                     run(MAKE_SAMPLE_TREE, cwd=point)
                     run("sync", "-f", point)
@@ -131,9 +138,29 @@ class TreeTest(unittest.TestCase):
                     os.fsync(file.fileno())
         os.rename(root / "dir", root / "late/dir")
         os.setxattr(root / "file", "user.late", b"late")
-        descriptor = os.open(root / "late", os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync_directory(root / "late")
+        # Directories whose blocks become a file's content: their copies in the journal are revoked.
+        space = os.statvfs(root)
+        with open(root / "filler", "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, space.f_bfree * space.f_frsize - (7 << 20))
+        (root / "gone").mkdir()
+        for number in range(1000):
+            (root / f"gone/{number}").mkdir()
+        sync_directory(root / "gone")
+        for number in range(1000):
+            (root / f"gone/{number}").rmdir()
+        sync_directory(root / "gone")
+        with open(root / "content", "wb", buffering=0) as file:
+            for _ in range(3):
+                try:
+                    while True:
+                        file.write(b"content " * 512)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                # What was freed may be had once that is committed.
+                os.fsync(file.fileno())
+                sync_directory(root)
 
     def test_damaged_journal(self):
         """A journal that cannot be what it says is refused, whatever is in it."""
