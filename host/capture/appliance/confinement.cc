@@ -62,8 +62,8 @@ bool enter_user_namespace(int others) {
 bool enter_namespaces(bool is_root) {
   constexpr int namespaces = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
   if (is_root ? ::unshare(namespaces) != 0 : !enter_user_namespace(namespaces)) return false;
-  // What the guest's journals write is kept there, in memory or swap.
-  return ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+  // What is unmounted elsewhere goes here too. What the guest's journals write is kept in memory or swap.
+  return ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0 &&
          ::mount("none", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=2g,mode=1777") == 0;
 }
 
