@@ -6,6 +6,7 @@
 #include "common/text.hh"
 #include "host/capture/tree-wire.hh"
 #include "host/capture/tree-worker.hh"
+#include "host/capture/walk-receiver.hh"
 
 #include <fmt/format.h>
 
@@ -19,37 +20,6 @@ namespace {
 
 constexpr std::size_t most_warnings = 100;
 
-/// Turns depths and names into paths. As a path is made of those of the directories before it, no entry can lie
-/// outside the walk or come before its parent.
-class Paths {
- public:
-  explicit Paths(std::string_view start) : path_(start) {}
-
-  void place(wire::ReceivedEntry& received) {
-    const std::uint32_t depth = received.depth;
-    if ((depth == 0) != lengths_.empty() || depth > lengths_.size())
-      throw CaptureError("the file system's worker sent an entry before its directory");
-    if (depth > 0) {
-      lengths_.resize(depth);
-      path_.resize(lengths_.back());
-      if (!path_.empty()) path_ += '/';
-      path_ += received.name;
-      if (path_.size() > wire::max_path) throw CaptureError("the file system has paths that are too long");
-    }
-    received.entry.path = path_;
-    if (received.entry.type == EntryType::directory)
-      lengths_.push_back(path_.size());
-    else if (depth == 0)
-      only_one_ = true;
-    if (depth > 0 && only_one_) throw CaptureError("the file system's worker sent an entry below a file");
-  }
-
- private:
-  std::string path_;
-  std::vector<std::size_t> lengths_;  ///< of the paths of the directories that the next entry may lie in
-  bool only_one_ = false;
-};
-
 /// Keeps the first entry of a walk: what the path names.
 class FirstEntry : public TreeSink {
  public:
@@ -61,22 +31,6 @@ class FirstEntry : public TreeSink {
  private:
   std::optional<TreeEntry> first_;
 };
-
-/// Without leading, doubled or trailing slashes; refused where a part is "." or "..".
-std::string clean_path(std::string_view path) {
-  std::string result;
-  while (!path.empty()) {
-    const std::size_t slash = std::min(path.find('/'), path.size());
-    const std::string_view name = path.substr(0, slash);
-    path.remove_prefix(std::min(slash + 1, path.size()));
-    if (name.empty()) continue;
-    if (!wire::is_name(name)) throw NotFound(fmt::format("\"{}\" cannot be the name of a file", printable(name)));
-    if (!result.empty()) result += '/';
-    result += name;
-  }
-  if (result.size() > wire::max_path) throw NotFound("the path is longer than any can be");
-  return result;
-}
 
 }  // namespace
 
@@ -137,31 +91,13 @@ void FileSystemReader::walk(const FileSystem& file_system, std::string_view path
     request.string(start);
     request.u8(recursive ? 1 : 0);
     worker().send(request.finish());
-    Paths paths(start);
-    wire::ReceivedEntry received;
+    WalkReceiver receiver(start, disk_.size(), sink);
     for (;;) {
       const wire::Message& message = worker().receive(disk_);
-      wire::Reader reader(message.payload);
-      switch (message.type) {
-        case wire::Type::entries:
-          while (!reader.empty()) {
-            wire::read_entry(reader, disk_.size(), received);
-            paths.place(received);
-            sink.entry(received.entry);
-          }
-          break;
-        case wire::Type::warning:
-          warn(reader.string(wire::max_text));
-          break;
-        case wire::Type::end:
-          return;
-        case wire::Type::not_found:
-          throw NotFound(printable(reader.string(wire::max_text)));
-        case wire::Type::failure:
-          throw CaptureError(printable(reader.string(wire::max_text)));
-        default:
-          throw CaptureError("the file system's worker gave another answer");
-      }
+      if (message.type == wire::Type::warning)
+        warn(wire::Reader(message.payload).string(wire::max_text));
+      else if (!receiver.take(message))
+        return;
     }
   } catch (const NotFound&) {
     throw;  // the worker has said all

@@ -10,16 +10,23 @@
 #include <string_view>
 
 /// What a file system reader and its sandboxed worker say to each other over a socket pair: messages of a header (type,
-/// length) and a payload. The reader treats every byte of it as hostile.
+/// length) and a payload. The reader treats every byte of it as hostile. The appliance's worker speaks the same: it is
+/// asked for other things where "appliance" stands, and reads blocks over a socket of their own.
 namespace stillpoint::wire {
 
 enum class Type : std::uint32_t {
-  list,          ///< reader -> worker: u64 disk size
-  walk,          ///< reader -> worker: u64 disk size, u64 offset, u64 length, string path, u8 recursive
+  list,          ///< reader -> worker: u64 disk size;
+                 ///< appliance: u32 count, disks (string name, u64 size), u32 count, keys (string)
+  volumes,       ///< reader -> worker: u64 disk size, u32 count, physical volumes (u64 offset, u64 length);
+                 ///< worker -> reader: u32 count, then each; ends the question
+  walk,          ///< reader -> worker: u64 disk size, u64 offset, u64 length, string path, u8 recursive;
+                 ///< appliance: u32 number, string path, u8 recursive
+  next,          ///< reader -> appliance: entries were taken
+  content,       ///< reader -> appliance: u64 offset, u32 length; the answer is blocks
   blocks,        ///< reader -> worker: the bytes that were asked for
   read,          ///< worker -> reader: u64 offset, u32 length
   file_systems,  ///< worker -> reader: u32 count, then each; ends a list
-  entries,       ///< worker -> reader: entries, one after the other
+  entries,       ///< worker -> reader: entries, one after the other; the appliance waits for next after each
   warning,       ///< worker -> reader: string
   end,           ///< worker -> reader: ends a walk
   not_found,     ///< worker -> reader: string; ends a walk
@@ -31,6 +38,11 @@ inline constexpr std::size_t max_message = std::size_t{64} << 20;
 inline constexpr std::size_t max_read = std::size_t{1} << 20;  ///< bytes of one block request
 inline constexpr std::size_t max_text = 4096;                  ///< of warnings and failures
 inline constexpr std::size_t max_file_systems = 1024;
+inline constexpr std::size_t max_volumes = 1024;      ///< logical ones, and physical ones
+inline constexpr std::size_t max_pieces = 65536;      ///< of one logical volume
+inline constexpr std::size_t max_volume_name = 255;   ///< bytes of "group/volume"
+inline constexpr std::size_t max_disks = 256;         ///< of one guest
+inline constexpr std::size_t max_key = 65536;         ///< bytes of a passphrase
 inline constexpr std::size_t max_depth = 2000;        ///< of directories in each other
 inline constexpr std::size_t max_path = 65536;        ///< bytes
 inline constexpr std::size_t max_name = 255;          ///< bytes
@@ -58,6 +70,9 @@ class Writer {
     u32(static_cast<std::uint32_t>(text.size()));
     bytes_ += text;
   }
+
+  /// Without a length: what is left of the message.
+  void bytes(std::string_view content) { bytes_ += content; }
 
   [[nodiscard]] std::size_t payload_size() const noexcept { return bytes_.size() - header_bytes; }
   /// The message, its length filled in.

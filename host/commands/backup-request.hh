@@ -38,7 +38,8 @@ struct BackupRequest {
   std::uint64_t limit = 0;  ///< bytes a second that disks are read with, all together; 0: no limit
   bool full = false;        ///< read every disk in full
   bool trees = true;
-  TreeFilter tree_filter;  ///< what trees leave out
+  TreeFilter tree_filter;        ///< what trees leave out
+  bool appliance_trees = false;  ///< trees also of what only an appliance reads
   bool dumps = true;
 };
 

@@ -35,6 +35,8 @@ void complete(BackupRequest& request, const BackupOptions& options, const Invoca
   request.tree_filter = options.filter.filter();
   if (!request.trees && !request.tree_filter.empty())
     throw UsageError("--no-trees leaves nothing that --include and --exclude could choose from");
+  if (request.appliance_trees && options.no_trees)
+    throw UsageError("--appliance-trees and --no-trees do not go together");
   request.dumps = !options.no_dumps;
   if (!options.max_freeze.empty()) request.max_freeze = parse_duration(options.max_freeze);
   request.limit = options.limit.empty() ? invocation.config.limit : parse_size(options.limit);
@@ -89,6 +91,7 @@ RunVerb add_backup(CLI::App& parser) {
   parser.add_flag("--full", request.full, "read every disk in full");
   parser.add_flag("--no-trees", options->no_trees, "write no file trees");
   options->filter.add_to(parser);
+  parser.add_flag("--appliance-trees", request.appliance_trees, "write trees of XFS and others too, by an appliance");
   parser.add_flag("--no-dumps", options->no_dumps, "take no dumps");
   return [options](const Invocation& invocation) { return back_up(*options, invocation); };
 }

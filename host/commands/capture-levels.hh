@@ -40,14 +40,6 @@ struct DiskSource {
 void capture_disks(TaskGroup& tasks, Repository& repository, const std::vector<DiskSource>& disks, unsigned parallel,
                    Progress& progress, std::vector<DiskRecord>& records);
 
-/// A tree of every file system that can be read, several at once where there are cores for them. One that fails has a
-/// record with the reason; one of a kind that is not read yet, or that `filter` leaves out whole, gets a warning.
-/// Patterns are anchored at the guest's root, where it is known where a file system was mounted.
-void capture_trees(TaskGroup& tasks, const std::vector<DiskSource>& disks, const std::vector<GuestFileSystem>& mounted,
-                   const TreeFilter& filter, const Manifest* parent, const std::filesystem::path& repository,
-                   TreeDirectory& trees, Progress& progress, std::vector<TreeRecord>& records,
-                   std::vector<std::string>& warnings);
-
 /// Every dump that the manifest's report names, built on earlier ones of the domain; a dump that fails has a record
 /// with the reason. Lets the agent's database snapshots go at the end.
 void capture_dumps(TaskGroup& tasks, Repository& repository, AgentClient& agent, Progress& progress,

@@ -33,14 +33,34 @@ struct FilesOptions {
   std::string tar;
   std::string pattern;
   FilterOptions filter;
+  std::vector<std::string> luks_keys;  ///< files with a passphrase each
 };
+
+constexpr std::size_t longest_luks_key = 65536;
+
+/// What the files say, without the newline at the end that an editor leaves. Throws UsageError, ConfigError.
+std::vector<std::string> read_luks_keys(const std::vector<std::string>& files) {
+  std::vector<std::string> keys;
+  for (const std::string& file : files) {
+    std::string& key = keys.emplace_back(read_text(file, longest_luks_key));
+    if (key.ends_with('\n')) key.pop_back();
+    if (key.empty() || key.find('\0') != std::string::npos || key.find('\n') != std::string::npos)
+      throw UsageError(fmt::format("{} is not one line of text", file),
+                       "the key must be a passphrase: binary keys are not taken");
+  }
+  return keys;
+}
 
 /// A still point whose files are looked at.
 struct Opened {
-  Opened(const Invocation& invocation, const FileName& name)
-      : repository(invocation.open(Repository::Mode::read)),
+  Opened(const Invocation& invocation, const FilesOptions& options, const FileName& name)
+      : luks_keys(read_luks_keys(options.luks_keys)),
+        repository(invocation.open(Repository::Mode::read)),
         manifest(repository.load(name.still_point)),
-        files(repository, manifest) {}
+        files(repository, manifest) {
+    files.use({std::move(luks_keys), invocation.stop});
+  }
+  std::vector<std::string> luks_keys;
   Repository repository;
   Manifest manifest;
   GuestFiles files;
@@ -71,15 +91,18 @@ void list_file_systems(GuestFiles& files, const Invocation& invocation) {
   const auto or_dash = [](const std::string& text) { return text.empty() ? "-" : text; };
   for (const GuestFiles::Named& named : files.file_systems()) {
     const FileSystem& found = named.file_system;
+    std::string mount_point = named.mount_point;
+    for (const Mount& mount : files.mounts(false))
+      if (mount_point.empty() && mount.file_system == named.name) mount_point = mount.mount_point;
     rows.push_back({{"name", named.name},
                     {"type", found.type},
-                    {"readable", found.readable()},
+                    {"readable", named.readable()},
                     {"bytes", found.length},
-                    {"mount_point", named.mount_point},
+                    {"mount_point", mount_point},
                     {"label", found.label},
                     {"uuid", found.uuid}});
-    table.add({named.name, or_dash(found.type), format_size(found.length), or_dash(named.mount_point),
-               or_dash(found.label), or_dash(found.uuid)});
+    table.add({named.name, or_dash(found.type), format_size(found.length), or_dash(mount_point), or_dash(found.label),
+               or_dash(found.uuid)});
   }
   if (invocation.json)
     print_json(rows);
@@ -89,7 +112,7 @@ void list_file_systems(GuestFiles& files, const Invocation& invocation) {
 
 ExitCode ls(const FilesOptions& options, const Invocation& invocation) {
   const FileName name = parse_file_name(options.file);
-  Opened opened(invocation, name);
+  Opened opened(invocation, options, name);
   if (name.path.empty()) {
     list_file_systems(opened.files, invocation);
     return ExitCode::success;
@@ -154,7 +177,7 @@ ExitCode find(const FilesOptions& options, const Invocation& invocation) {
   const FileName name = parse_file_name(options.file);
   if (name.path.empty())
     throw UsageError(fmt::format("'{}' names no directory", options.file), "add its path, as in web1:/etc");
-  Opened opened(invocation, name);
+  Opened opened(invocation, options, name);
   const auto place = opened.files.find(name.file_system, name.path, name.path.ends_with('/'));
   Finds finds(place, name.path, options, invocation);
   opened.files.walk(place, true, finds);
@@ -179,7 +202,7 @@ ExitCode cat(const FilesOptions& options, const Invocation& invocation) {
   const FileName name = parse_file_name(options.file);
   if (name.path.empty())
     throw UsageError(fmt::format("'{}' names no file", options.file), "add its path, as in web1:/etc/hosts");
-  Opened opened(invocation, name);
+  Opened opened(invocation, options, name);
   const auto place = opened.files.find(name.file_system, name.path, true);
   if (place.entry.type != EntryType::file)
     throw UsageError(fmt::format("{} is a {}", options.file, type_name(place.entry.type)), "only files can be read");
@@ -217,7 +240,7 @@ ExitCode cp_to_tar(const FilesOptions& options, const Invocation& invocation) {
   if (name.path.empty())
     throw UsageError(fmt::format("'{}' names no file", options.file), "add its path, as in web1:/etc");
   if (!to_stdout) check_output_path(options.tar, false);
-  Opened opened(invocation, name);
+  Opened opened(invocation, options, name);
   const auto place = opened.files.find(name.file_system, name.path, name.path.ends_with('/'));
   TarCounts counts;
   if (to_stdout) {
@@ -252,7 +275,7 @@ ExitCode cp(const FilesOptions& options, const Invocation& invocation) {
   const FileName name = parse_file_name(options.file);
   if (name.path.empty())
     throw UsageError(fmt::format("'{}' names no file", options.file), "add its path, as in web1:/etc/hosts");
-  Opened opened(invocation, name);
+  Opened opened(invocation, options, name);
   const auto place = opened.files.find(name.file_system, name.path, name.path.ends_with('/'));
   const std::filesystem::path target = copy_target(place, options.target);
   TreeCounts counts;
@@ -283,6 +306,8 @@ RunVerb add_files(CLI::App& parser) {
   const auto add = [&](const char* verb, const char* summary) {
     CLI::App* sub = parser.add_subcommand(verb, summary);
     sub->fallthrough();
+    sub->add_option("--luks-key-file", options->luks_keys, "passphrase of what is encrypted; may be given again")
+        ->type_name("FILE");
     sub->footer("Options of every verb: stillpoint --help");
     return sub;
   };

@@ -3,13 +3,16 @@
 
 #include "common/block.hh"
 #include "common/tree-entry.hh"
+#include "host/capture/appliance-reader.hh"
 #include "host/capture/file-system-reader.hh"
+#include "host/commands/mount-table.hh"
 #include "host/repository/manifest.hh"
 #include "host/repository/repository.hh"
 
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,13 +25,23 @@ class GuestFiles {
   /// Both outlive it.
   GuestFiles(Repository& repository, const Manifest& manifest) : repository_(repository), manifest_(manifest) {}
 
+  /// How to read what needs an appliance: it is started when it is needed.
+  void use(ApplianceOptions options) { options_ = std::move(options); }
+
   struct Named {
     std::string name;         ///< "vda1"
     std::string mount_point;  ///< in the guest; empty when unknown
     FileSystem file_system;
+
+    [[nodiscard]] bool readable() const { return file_system.readable() || file_system.is_for_appliance(); }
   };
-  /// Of all disks. Throws CaptureError, Corruption.
-  [[nodiscard]] std::vector<Named> file_systems();
+  /// Of all disks; an appliance is started for what only that can find, where `may_start`. Throws CaptureError,
+  /// Corruption.
+  [[nodiscard]] std::vector<Named> file_systems(bool may_start = true);
+
+  /// Where the guest has them: as it said itself, and what else its /etc/fstab says. Known once; an appliance is
+  /// started for that table only if `may_start`.
+  [[nodiscard]] const std::vector<Mount>& mounts(bool may_start);
 
   /// A file, where it really is.
   struct Place {
@@ -49,10 +62,11 @@ class GuestFiles {
   [[nodiscard]] std::vector<std::string> warnings() const;
 
  private:
+  /// A disk, or a volume that lies on some.
   struct Disk {
-    explicit Disk(std::unique_ptr<BlockReader> blocks) : reader(std::move(blocks)), files(*reader) {}
+    std::string target;  ///< of the disk, or of the first of them
     std::unique_ptr<BlockReader> reader;
-    FileSystemReader files;
+    std::unique_ptr<FileSystemReader> files;
     std::vector<FileSystem> found;
   };
   struct Where {
@@ -61,14 +75,25 @@ class GuestFiles {
   };
 
   Disk& open(const DiskRecord& record);
+  std::vector<Disk>& volumes();
+  Disk& appliance();
+  [[nodiscard]] bool needs_appliance(bool to_list);
+  [[nodiscard]] static std::optional<Where> find_in(Disk& disk, const std::string& file_system);
+  [[nodiscard]] bool replays(const Where& at, const std::string& file_system);
   Where where(const std::string& file_system);
   [[nodiscard]] std::string only_file_system();
   [[nodiscard]] std::pair<std::string, std::string> by_mount_point(const std::string& path);
+  void add_table(bool may_start);
   std::optional<Place> look(const std::string& file_system, const std::string& path);
 
   Repository& repository_;
   const Manifest& manifest_;
   std::map<std::string, std::unique_ptr<Disk>> disks_;  ///< by target, opened when needed
+  std::optional<std::vector<Disk>> volumes_;            ///< logical ones, looked for when needed
+  std::unique_ptr<Disk> appliance_;                     ///< all disks in an appliance, started when needed
+  ApplianceOptions options_;
+  std::set<std::string> replayed_;  ///< file systems whose journals were not clean
+  std::optional<std::vector<Mount>> mounts_;
 };
 
 }  // namespace stillpoint

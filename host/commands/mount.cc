@@ -68,7 +68,10 @@ std::string ready_text(const std::string& what, const fs::path& directory, bool 
 ExitCode mount_and_serve(const MountOptions& options, const Invocation& invocation, const fs::path& directory,
                          const std::stop_token& stop, const Ready& ready) {
   Repository repository = invocation.open(Repository::Mode::read);
-  MountShared shared(repository, file_system_name, stop);
+  const auto name_partition = [](std::string_view target, std::uint32_t partition) {
+    return file_system_name(target, partition);
+  };
+  MountShared shared(repository, name_partition, stop);
   std::unique_ptr<MountedPoint> point;
   MountNode::Shared root;
   std::string name;

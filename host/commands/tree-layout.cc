@@ -64,6 +64,10 @@ std::string file_system_name(std::string_view target, std::uint32_t partition) {
   return fmt::format("{}{}{}", target, numbered_disk ? "p" : "", partition);
 }
 
+std::string file_system_name(std::string_view target, const FileSystem& file_system) {
+  return file_system.volume.empty() ? file_system_name(target, file_system.partition) : file_system.volume;
+}
+
 std::optional<std::uint32_t> partition_of(const GuestFileSystem& file_system) {
   std::string_view device = file_system.device;
   if (const std::size_t slash = device.rfind('/'); slash != std::string_view::npos) device.remove_prefix(slash + 1);

@@ -19,6 +19,9 @@ namespace stillpoint {
 /// "vda1" for partition 1 of vda, "vda" for a disk without partitions.
 [[nodiscard]] std::string file_system_name(std::string_view target, std::uint32_t partition);
 
+/// The same of a file system of that disk; the name of the volume that it lies on instead, where it lies on one.
+[[nodiscard]] std::string file_system_name(std::string_view target, const FileSystem& file_system);
+
 /// The partition in a guest's device name: 1 in "vda1" and "nvme0n1p1", 0 in "vda" and "nvme0n1"; nothing for "dm-0".
 [[nodiscard]] std::optional<std::uint32_t> partition_of(const GuestFileSystem& file_system);
 

@@ -5,9 +5,11 @@
 tree.py TREE_DRIVER MAKE_SAMPLE_TREE
 """
 
+import errno
 import hashlib
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
@@ -40,6 +42,12 @@ class Mount:
     def __exit__(self, *_):
         run("fsfreeze", "-u", self.point, check=False)
         run("umount", self.point)
+
+
+def sync_directory(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 class TreeTest(unittest.TestCase):
@@ -75,10 +83,8 @@ class TreeTest(unittest.TestCase):
             finally:
                 run("fsfreeze", "-u", point)
 
-            done = self.write_tree(self.dir / "crash", "crash-tree", check=False)
-            self.assertEqual(done.returncode, 7)
-            self.assertIn("journal is not replayed", done.stderr)
-            self.assertEqual(os.listdir(self.dir / "crash-tree"), [])
+            self.assertIn("0 ext4  journal", self.write_tree(self.dir / "crash", "crash-tree").stdout)
+            self.assert_equal(point, self.dir / "crash-tree/0")
 
             self.assertIn("0 ext4  clean", self.write_tree(self.dir / "frozen", "first").stdout)
             self.assert_equal(point, self.dir / "first/0")
@@ -94,6 +100,102 @@ class TreeTest(unittest.TestCase):
             self.assert_equal(point, self.dir / "second/0")
             self.assertEqual((self.dir / "first/0/src/dir/large").stat().st_ino,
                              (self.dir / "second/0/src/dir/large").stat().st_ino)
+
+    def test_journals(self):
+        """What a crash leaves reads as what e2fsck makes of it, for each form that a journal has; nothing is written."""
+        forms = (("plain", "loop", ["-b", "4096", "-O", "^metadata_csum,^64bit"]), ("checked", "loop", ["-b", "4096", "-O", "metadata_csum,64bit"]),
+                 ("content", "loop,data=journal", ["-b", "1024"]))
+        for form, options, words in forms:
+            with self.subTest(form):
+                image, crash, done = (self.dir / f"{form}-{name}" for name in ("image", "crash", "replayed"))
+                run("mke2fs", "-q", "-t", "ext4", *words, "-m", "0", "-J", "size=24", image, "96M")
+                with Mount(image, self.dir / form, options) as point:
+                    run(MAKE_SAMPLE_TREE, cwd=point)
+                    run("sync", "-f", point)
+                    self.leave_in_journal(point / "src")
+                    run("cp", "--sparse=always", image, crash)
+                before = run("sha256sum", crash).stdout
+                self.assertIn("journal", self.write_tree(crash, f"{form}-tree").stdout)
+                self.assertEqual(run("sha256sum", crash).stdout, before)
+                run("cp", "--sparse=always", crash, done)
+                # 1: errors were corrected.
+                self.assertIn(run("e2fsck", "-fy", done, check=False).returncode, (0, 1))
+                self.write_tree(done, f"{form}-replayed-tree")
+                tree = self.dir / f"{form}-tree/0"
+                self.assert_equal(self.dir / f"{form}-replayed-tree/0", tree)
+                self.assertEqual((tree / "src/late/file-99").read_text(), "late 99\n" * 99)
+                self.assertFalse((tree / "src/many/5").exists())
+                # As if there were no journal: something is missing, or it cannot be read.
+                run("debugfs", "-w", "-R", "feature -needs_recovery", crash)
+                without = self.write_tree(crash, f"{form}-without", check=False)
+                self.assertTrue(without.returncode == 7 or not (self.dir / f"{form}-without/0/src/late/file-99").exists())
+
+    @staticmethod
+    def leave_in_journal(root):
+        """Changes that are committed, and not written to their places; blocks of what is gone belong to something else."""
+        for number in range(1, 60):
+            (root / f"many/{number}").unlink()
+        os.sync()
+        (root / "late").mkdir()
+        for number in range(100):
+            with open(root / f"late/file-{number}", "w", encoding="ascii") as file:
+                file.write(f"late {number}\n" * number)
+                if number % 10 == 9:
+                    file.flush()
+                    os.fsync(file.fileno())
+        os.rename(root / "dir", root / "late/dir")
+        os.setxattr(root / "file", "user.late", b"late")
+        sync_directory(root / "late")
+        # Directories whose blocks become a file's content: their copies in the journal are revoked.
+        space = os.statvfs(root)
+        with open(root / "filler", "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, space.f_bfree * space.f_frsize - (7 << 20))
+        (root / "gone").mkdir()
+        for number in range(1000):
+            (root / f"gone/{number}").mkdir()
+        sync_directory(root / "gone")
+        for number in range(1000):
+            (root / f"gone/{number}").rmdir()
+        sync_directory(root / "gone")
+        with open(root / "content", "wb", buffering=0) as file:
+            for _ in range(3):
+                try:
+                    while True:
+                        file.write(b"content " * 512)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                # What was freed may be had once that is committed.
+                os.fsync(file.fileno())
+                sync_directory(root)
+
+    def test_damaged_journal(self):
+        """A journal that cannot be what it says is refused, whatever is in it."""
+        image = self.dir / "image"
+        run("mke2fs", "-q", "-t", "ext4", "-J", "size=8", image, "64M")
+        with Mount(image, self.dir / "mount") as point:
+            (point / "file").write_text("content\n")
+            os.sync()
+            (point / "later").write_text("later\n")
+            run("sync", "-f", point)
+            run("cp", "--sparse=always", image, self.dir / "crash")
+        run("debugfs", "-R", f"dump <8> {self.dir / 'log'}", self.dir / "crash")
+        log = (self.dir / "log").read_bytes()
+        disk = (self.dir / "crash").read_bytes()
+        at = disk.find(log[:4096])
+        self.assertGreater(at, 0)
+        generator = random.Random(1)
+        for turn in range(20):
+            damaged = bytearray(disk)
+            # The journal's own superblock at first, then its descriptors and what follows them.
+            span = 96 if turn < 10 else len(log) // 64
+            for _ in range(3):
+                damaged[at + generator.randrange(12, span)] ^= 1 << generator.randrange(8)
+            (self.dir / "damaged").write_bytes(damaged)
+            done = self.write_tree(self.dir / "damaged", f"tree-{turn}", check=False)
+            self.assertIn(done.returncode, (0, 7), done.stderr)
+            self.assertNotIn("signal", done.stderr)
+            self.assertNotIn("said nothing", done.stderr)
 
     def test_partitions(self):
         """Every partition by the number that the kernel gives it; what is not read is named."""

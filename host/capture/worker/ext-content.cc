@@ -26,7 +26,35 @@ class Extents {
     const std::uint64_t file_blocks = (size_ + block_ - 1) / block_;
     if (logical >= file_blocks) return;
     count = std::min(count, file_blocks - logical);
-    const TreeEntry::FileExtent extent = {logical * block_, disk_offset_ + physical * block_, count * block_};
+    if (ext_overlay().is_empty())
+      add_run(logical, disk_offset_ + physical * block_, count);
+    else
+      add_replayed(logical, physical, count);
+  }
+  [[nodiscard]] bool is_beyond(std::uint64_t logical) const { return logical > size_ / block_; }
+  std::vector<TreeEntry::FileExtent> take() { return std::move(list_); }
+
+  std::exception_ptr failure;
+
+ private:
+  /// Blocks whose content is still in the journal only (data=journal) lie there.
+  void add_replayed(std::uint64_t logical, std::uint64_t physical, std::uint64_t count) {
+    for (std::uint64_t i = 0; i < count;) {
+      const std::uint64_t run = std::min(count - i, ext_overlay().distance(physical + i));
+      if (run > 0) {
+        add_run(logical + i, disk_offset_ + (physical + i) * block_, run);
+        i += run;
+        continue;
+      }
+      const JournalOverlay::Block* block = ext_overlay().find(physical + i);
+      if (block->escaped) throw CaptureError("a file of which the journal holds what looks like its own");
+      add_run(logical + i, block->disk_offset, 1);
+      ++i;
+    }
+  }
+
+  void add_run(std::uint64_t logical, std::uint64_t disk_offset, std::uint64_t count) {
+    const TreeEntry::FileExtent extent = {logical * block_, disk_offset, count * block_};
     if (!list_.empty()) {
       TreeEntry::FileExtent& last = list_.back();
       if (extent.file_offset < last.file_offset + last.length) throw CaptureError("a file whose extents overlap");
@@ -39,12 +67,7 @@ class Extents {
     if (list_.size() == wire::max_extents) throw CaptureError("a file in more than a million pieces");
     list_.push_back(extent);
   }
-  [[nodiscard]] bool is_beyond(std::uint64_t logical) const { return logical > size_ / block_; }
-  std::vector<TreeEntry::FileExtent> take() { return std::move(list_); }
 
-  std::exception_ptr failure;
-
- private:
   std::uint64_t block_;
   std::uint64_t blocks_;
   std::uint64_t size_;

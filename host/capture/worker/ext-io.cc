@@ -19,6 +19,7 @@ struct Source {
   BlockService* blocks = nullptr;
   std::uint64_t offset = 0;
   std::uint64_t length = 0;
+  JournalOverlay overlay;
 };
 Source source;
 
@@ -59,7 +60,8 @@ errcode_t read_blocks(io_channel channel, unsigned long long block, int count, v
   const std::uint64_t at = block * block_size;
   if (bytes > source.length - at) return EXT2_ET_SHORT_READ;
   try {
-    return source.blocks->read({static_cast<std::byte*>(data), static_cast<std::size_t>(bytes)}, source.offset + at)
+    const std::span<std::byte> buffer(static_cast<std::byte*>(data), static_cast<std::size_t>(bytes));
+    return source.blocks->read(buffer, source.offset + at) && source.overlay.apply(*source.blocks, buffer, at)
                ? 0
                : EXT2_ET_SHORT_READ;
   } catch (...) {
@@ -98,19 +100,30 @@ io_manager manager() {
   return &made;
 }
 
+ExtFileSystem open_source(int flags) {
+  ext2_filsys opened = nullptr;
+  const errcode_t error = ext2fs_open2("disk", nullptr, EXT2_FLAG_64BITS | flags, 0, 0, manager(), &opened);
+  if (error != 0) throw CaptureError(fmt::format("the file system cannot be opened: {}", error_message(error)));
+  return ExtFileSystem(opened);
+}
+
 }  // namespace
 
 ExtFileSystem open_ext(BlockService& blocks, std::uint64_t offset, std::uint64_t length) {
-  source = {&blocks, offset, length};
-  ext2_filsys opened = nullptr;
-  const errcode_t error = ext2fs_open2("disk", nullptr, EXT2_FLAG_64BITS, 0, 0, manager(), &opened);
-  if (error != 0) throw CaptureError(fmt::format("the file system cannot be opened: {}", error_message(error)));
-  ExtFileSystem result(opened);
-  if (ext2fs_has_feature_journal_needs_recovery(opened->super) != 0)
-    throw CaptureError(
-        "the file system's journal is not replayed: it was not frozen when the disk was captured, and a tree of a "
-        "crash-grade still point comes with another release");
-  return result;
+  // What its journal says is the same at every question.
+  if (source.blocks != &blocks || source.offset != offset || source.length != length)
+    source = {&blocks, offset, length, {}};
+  // Until the journal is replayed, checksums may be wrong.
+  ExtFileSystem first = open_source(source.overlay.is_empty() ? EXT2_FLAG_IGNORE_CSUM_ERRORS : 0);
+  if (!source.overlay.is_empty()) return first;
+  if (ext2fs_has_feature_journal_needs_recovery(first->super) != 0)
+    source.overlay = JournalOverlay::read(blocks, first.get(), offset);
+  first.reset();
+  return open_source(0);
+}
+
+const JournalOverlay& ext_overlay() {
+  return source.overlay;
 }
 
 }  // namespace stillpoint

@@ -6,6 +6,7 @@
 #include "host/capture/worker/ext-walk.hh"
 #include "host/capture/worker/partitions.hh"
 #include "host/capture/worker/sandbox.hh"
+#include "host/capture/worker/volume-groups.hh"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -53,6 +54,30 @@ void list(BlockService& blocks, Parent& parent) {
   parent.send(answer.finish());
 }
 
+void list_volumes(BlockService& blocks, Parent& parent, wire::Reader& request) {
+  const DiskRange disk = {[&blocks](std::span<std::byte> buffer, std::uint64_t at) { return blocks.read(buffer, at); },
+                          blocks.size()};
+  const std::uint32_t count = request.u32();
+  if (count > wire::max_volumes) throw CaptureError("more physical volumes than are looked at");
+  std::vector<DiskPiece> ranges(count);
+  for (DiskPiece& range : ranges)
+    range = {request.u64(), request.u64()};
+  const std::vector<LogicalVolume> volumes = read_volume_groups(disk, ranges);
+  wire::Writer answer(wire::Type::volumes);
+  answer.u32(static_cast<std::uint32_t>(volumes.size()));
+  for (const LogicalVolume& volume : volumes) {
+    answer.string(volume.name);
+    answer.string(volume.uuid);
+    answer.string(volume.obstacle);
+    answer.u32(static_cast<std::uint32_t>(volume.pieces.size()));
+    for (const DiskPiece& piece : volume.pieces) {
+      answer.u64(piece.offset);
+      answer.u64(piece.length);
+    }
+  }
+  parent.send(answer.finish());
+}
+
 void walk(BlockService& blocks, Parent& parent, wire::Reader& request) {
   const std::uint64_t offset = request.u64();
   const std::uint64_t length = request.u64();
@@ -77,6 +102,8 @@ void serve(Parent& parent) {
       blocks.set_size(request.u64());
       if (message.type == wire::Type::list)
         list(blocks, parent);
+      else if (message.type == wire::Type::volumes)
+        list_volumes(blocks, parent, request);
       else if (message.type == wire::Type::walk)
         walk(blocks, parent, request);
       else

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/capture/worker/partitions.hh"
 
+#include "host/capture/worker/disk-bytes.hh"
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -13,23 +15,6 @@ namespace {
 using Sector = std::array<std::byte, 512>;
 constexpr std::size_t mbr_table = 446;
 constexpr std::size_t most_partitions = 256;
-
-std::uint64_t number_at(std::span<const std::byte> bytes, std::size_t offset, std::size_t count) {
-  std::uint64_t value = 0;
-  for (std::size_t i = count; i-- > 0;)
-    value = value << 8 | static_cast<std::uint8_t>(bytes[offset + i]);
-  return value;
-}
-
-std::uint32_t crc32(std::span<const std::byte> bytes) {
-  std::uint32_t crc = ~0U;
-  for (const std::byte byte : bytes) {
-    crc ^= static_cast<std::uint8_t>(byte);
-    for (int bit = 0; bit < 8; ++bit)
-      crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0xedb88320U : 0U);
-  }
-  return ~crc;
-}
 
 /// Adds a partition of whole sectors, cut at the disk's end; what begins beyond it is left out.
 void add(std::vector<Partition>& partitions, const DiskRange& disk, std::uint32_t number, std::uint64_t sector,
@@ -112,7 +97,7 @@ std::optional<std::vector<std::byte>> gpt_entries(const DiskRange& disk, std::ui
   if (header_size < 92 || header_size > sector) return std::nullopt;
   const std::uint64_t header_crc = number_at(header, 16, 4);
   std::fill_n(header.begin() + 16, 4, std::byte{0});
-  if (crc32(std::span(header).first(header_size)) != header_crc) return std::nullopt;
+  if (~plain_crc32(~0U, std::span(header).first(header_size)) != header_crc) return std::nullopt;
   if (number_at(header, 24, 8) != lba) return std::nullopt;
   const std::uint64_t table = number_at(header, 72, 8);
   const std::uint64_t count = number_at(header, 80, 4);
@@ -120,7 +105,7 @@ std::optional<std::vector<std::byte>> gpt_entries(const DiskRange& disk, std::ui
   if (count > 1024 || entry_size < 128 || entry_size > 1024 || table >= disk.size / sector) return std::nullopt;
   std::vector<std::byte> entries(count * entry_size);
   if (!disk.read(entries, table * sector)) return std::nullopt;
-  if (crc32(entries) != number_at(header, 88, 4)) return std::nullopt;
+  if (~plain_crc32(~0U, entries) != number_at(header, 88, 4)) return std::nullopt;
   return entries;
 }
 

@@ -102,6 +102,14 @@ Signature read_signature(const DiskRange& disk, std::uint64_t offset, std::uint6
     const auto found = std::span(bytes).first(magic.bytes.size());
     if (!read(found, magic.offset) || std::memcmp(found.data(), magic.bytes.data(), magic.bytes.size()) != 0) continue;
     signature.type = magic.type;
+    std::array<std::byte, 16> uuid{};
+    std::array<std::byte, 12> label{};
+    const std::uint64_t begin = magic.type == "btrfs" ? 0x10020 : 32;
+    if ((magic.type == "btrfs" || magic.type == "xfs") && read(uuid, begin) &&
+        read(label, magic.type == "btrfs" ? 0x1012b : 108)) {
+      signature.uuid = uuid_text(uuid);
+      signature.label = label_text(label);
+    }
     return signature;
   }
   // LVM's label lies in one of the first four sectors.

@@ -259,7 +259,7 @@ TEST_CASE("a tree that was not finished leaves nothing") {
   CHECK_THROWS_AS(TreeWriter(scratch / "tree", std::nullopt, disk), UsageError);
 }
 
-TEST_CASE("a journal that must be replayed is said, and not walked") {
+TEST_CASE("a journal that must be replayed is said, and one with nothing in it hinders nobody") {
   const Scratch scratch;
   scratch.run("mke2fs -q -t ext4 image 8M; debugfs -w -R 'feature needs_recovery' image");
   NbdDisk disk = NbdDisk::image(scratch / "image", "raw");
@@ -267,8 +267,18 @@ TEST_CASE("a journal that must be replayed is said, and not walked") {
   const FileSystem fs = reader.file_systems().at(0);
   CHECK_FALSE(fs.clean);
   Collected collected;
-  CHECK_THROWS_WITH_AS(reader.walk(fs, "", true, collected), doctest::Contains("journal is not replayed"),
-                       CaptureError);
+  reader.walk(fs, "", true, collected);
+  CHECK(reader.look(fs, "lost+found"));
+}
+
+TEST_CASE("a journal that lies elsewhere cannot be replayed") {
+  const Scratch scratch;
+  scratch.run("mke2fs -q -t ext4 -O ^has_journal image 8M; debugfs -w -R 'feature has_journal needs_recovery' image");
+  NbdDisk disk = NbdDisk::image(scratch / "image", "raw");
+  FileSystemReader reader(disk);
+  Collected collected;
+  CHECK_THROWS_WITH_AS(reader.walk(reader.file_systems().at(0), "", true, collected),
+                       doctest::Contains("lies on another disk"), CaptureError);
 }
 
 TEST_CASE("times reach beyond 2038 and below the second") {
