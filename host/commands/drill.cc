@@ -68,6 +68,9 @@ void tell_step(Progress& progress, const DrillStep& step) {
 ExitCode drill(const DrillOptions& options, const Invocation& invocation) {
   const auto [access, manifest] = open_to_serve(invocation, options.name);
   const DrillRequest request = request_of(options, manifest);
+  if (!options.no_boot && manifest.domain_xml.empty())
+    throw UsageError(fmt::format("{} is of an image without a domain", printable(manifest.name)),
+                     "--no-boot recovers its databases without a guest");
   DrillRecord drilled;
   {
     Repository repository = invocation.open(Repository::Mode::read);

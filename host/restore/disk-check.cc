@@ -52,7 +52,8 @@ Program confined(const std::vector<std::string>& command) {
     arguments = {
         "--net", "--ipc", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"};
   }
-  for (const char* word : {"--no-new-privs", "--pdeathsig=KILL", "prlimit", "--nofile=64", "--nproc=64", "--core=0"})
+  for (const char* word :
+       {"--no-new-privs", "--pdeathsig=KILL", "prlimit", "--nofile=64", "--nproc=64", "--core=0", "--as=8589934592"})
     arguments.emplace_back(word);
   arguments.insert(arguments.end(), command.begin(), command.end());
   return program;

@@ -77,6 +77,8 @@ class DrillRun {
              const std::string& failure, const DatabaseReport* recovered, SteadyClock::time_point since);
 
   [[nodiscard]] const TimedStop& stop() const noexcept { return stop_; }
+  /// By somebody, not by its own time limit.
+  [[nodiscard]] bool interrupted() const noexcept { return outer_.stop_requested(); }
   [[nodiscard]] const DrillRequest& request() const noexcept { return request_; }
   [[nodiscard]] const Manifest& manifest() const noexcept { return manifest_; }
   [[nodiscard]] const ServedDisk& access() const noexcept { return access_; }

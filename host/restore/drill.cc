@@ -88,21 +88,22 @@ class BootDrill {
 /// Ends the domain when the scope is left, unless somebody wants to look at it.
 class BootedScope {
  public:
-  BootedScope(Connection& libvirt, const DrillRequest& request) : libvirt_(libvirt), request_(request) {}
+  BootedScope(Connection& libvirt, const DrillRun& run) : libvirt_(libvirt), run_(run) {}
   BootedScope(const BootedScope&) = delete;
   BootedScope& operator=(const BootedScope&) = delete;
   ~BootedScope() {
-    if (request_.keep) return;
+    const DrillRequest& request = run_.request();
+    if (request.keep && !run_.interrupted()) return;
     try {
-      remove_booted(libvirt_, request_.boot);
+      remove_booted(libvirt_, request.boot);
     } catch (const std::exception& error) {
-      log_error("the drill's domain {} is left: {}", request_.boot.name, error.what());
+      log_error("the drill's domain {} is left: {}", request.boot.name, error.what());
     }
   }
 
  private:
   Connection& libvirt_;
-  const DrillRequest& request_;
+  const DrillRun& run_;
 };
 
 class BootDrill::ComparedDump : public DumpSink {
@@ -170,7 +171,7 @@ void BootDrill::recover() {
   // Nothing of boot() is left when it throws.
   begun_ = SteadyClock::now();
   const Booted booted = boot(libvirt_, run_.manifest(), run_.access(), run_.request().boot, run_.stop().token());
-  const BootedScope scope(libvirt_, run_.request());
+  const BootedScope scope(libvirt_, run_);
   answered_by_.emplace(run_.request().answer_within);
   await_guest(booted.domain);
   look_at_mounts(booted.domain);
@@ -335,9 +336,6 @@ void BootDrill::check_databases(AgentClient& agent) {
 DrillRecord drill_by_boot(Connection& libvirt, Repository& repository, const Manifest& manifest,
                           const ServedDisk& access, const DrillRequest& request, const DrillObserver& observer,
                           const std::stop_token& stop) {
-  if (manifest.domain_xml.empty())
-    throw UsageError(fmt::format("{} is of an image without a domain", manifest.name),
-                     "--no-boot recovers its databases without a guest");
   if (libvirt.has(request.boot.name))
     throw Locked(fmt::format("there is a domain {} already: another drill runs, or was killed", request.boot.name),
                  fmt::format("wait for it, or end it: stillpoint boot --remove {}", request.boot.name));
