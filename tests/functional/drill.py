@@ -5,7 +5,6 @@
 drill.py STILLPOINT DUMP-DRIVER
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.documents import reseal  # noqa: E402
 from support.scratch import SKIPPED, run, say, scratch_directory, unwind_on_signals  # noqa: E402
 from support.servers import MariaDb, PostgreSql  # noqa: E402
 
@@ -93,21 +93,20 @@ class Drill(unittest.TestCase):
     def still_point(self, dumps, **report):
         """The image's still point, as an agent's report and these dumps make it one of a guest."""
         name = json.loads(self.call("list", "db", "--json").stdout)[-1]["name"]
-        manifest = self.manifest(name)
-        manifest["dumps"] = dumps
-        when = manifest["instant"]
-        manifest["report"] = {
-            "format": 1, "id": manifest["id"], "prepared_at": when, "barrier_begun_at": when, "barrier_at": when, "quiesced": True,
-            "databases": [
-                {"engine": engine, "instance": instance, "database": database, "server_version": self.versions[dump], "dump": dump,
-                 "exactness": "exact", "data_directory": "/" + DATA[dump], **report}
-                for dump in DATA for engine, instance, database in [dump.split("/")]
-            ],
-        }
-        content = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False)
-        path = self.path(name)
-        path.unlink()
-        path.write_text(f'{{"sha256":"{hashlib.sha256(content.encode()).hexdigest()}","manifest":{content}}}\n', encoding="utf-8")
+
+        def change(manifest):
+            when = manifest["instant"]
+            manifest["dumps"] = dumps
+            manifest["report"] = {
+                "format": 1, "id": manifest["id"], "prepared_at": when, "barrier_begun_at": when, "barrier_at": when, "quiesced": True,
+                "databases": [
+                    {"engine": engine, "instance": instance, "database": database, "server_version": self.versions[dump], "dump": dump,
+                     "exactness": "exact", "data_directory": "/" + DATA[dump], **report}
+                    for dump in DATA for engine, instance, database in [dump.split("/")]
+                ],
+            }
+
+        reseal(self.path(name), change)
         return name
 
     def drill(self, name, *arguments, code=0):
@@ -144,7 +143,22 @@ class Drill(unittest.TestCase):
         steps = self.drill(name, "--quick", code=DRILL_FAILED)
         self.assertIn("this host has no", steps[("database", MARIADB)]["detail"])
 
-    def test_4_no_guest_to_boot(self):
+    def test_4_a_file_system_that_is_damaged(self):
+        image = self.scratch / "small"
+        run(["mke2fs", "-q", "-F", "-t", "ext4", image, "16M"], TIME_LIMIT)
+        self.call("backup", "small", "--disk-image", f"vda={image}")
+        steps = self.drill("small")
+        if steps[("file-system", "vda")]["outcome"] == "skipped":
+            self.skipTest(steps[("file-system", "vda")]["detail"])
+        run(["debugfs", "-w", "-R", "set_inode_field <11> links_count 9", image], TIME_LIMIT)
+        self.call("backup", "small", "--disk-image", f"vda={image}")
+        self.assertIn("finds it damaged", self.drill("small", code=DRILL_FAILED)[("file-system", "vda")]["detail"])
+
+    def test_5_what_cannot_be_drilled(self):
+        self.call("drill", code=2)
+        self.call("drill", "nobody", code=4)
+        self.call("drill", "db", "--no-boot", "--answer-within", "long", code=2)
+        self.call("drill", "db", "--no-boot", "--keep", code=2)
         done = self.call("drill", "db", code=2)
         self.assertIn("--no-boot", done.stderr)
 

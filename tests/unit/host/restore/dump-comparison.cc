@@ -78,7 +78,7 @@ TEST_CASE("equal dumps are equal, and where others differ first is told") {
     CHECK(difference(rows, other, piece) == "differs in line 1235: stored 'row 1234', recovered 'row 4321'");
     CHECK(difference(rows, rows + "more\n", piece) == "differs in line 200001: stored it ends there, recovered 'more'");
     CHECK(difference(rows + "m", rows, piece) == "differs in line 200001: stored 'm', recovered it ends there");
-    CHECK(difference("", "x\x1b[2J", piece) == "differs in line 1: stored it ends there, recovered 'x\\x1B[2J'");
+    CHECK(difference("", "x\x1b[2J", piece) == "differs in line 1: stored it ends there, recovered 'x\\x1b[2J'");
   }
   const std::string key = "\\restrict abc\n";
   CHECK(difference(key, "\\restrict def\n", 3).empty());
