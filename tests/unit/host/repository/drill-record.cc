@@ -52,6 +52,7 @@ TEST_CASE("a drill's record is read as it was written, and the newest counts") {
 }
 
 TEST_CASE("prune deletes the drills of still points that are gone, and no other") {
+  const Quiet quiet;
   const Sample sample;
   Repository repository(sample.root().native(), Repository::Mode::write);
   DrillRecord record = drill_of(sample.manifest, "2026-11-29T02:00:00Z");
@@ -61,7 +62,7 @@ TEST_CASE("prune deletes the drills of still points that are gone, and no other"
   std::ofstream(sample.root() / "drills" / "something-else") << "x";
   CHECK(repository.drills().size() == 2);
   ReclaimOptions options;
-  options.note = [](const std::string&) {};
+  options.note = [](std::string_view) {};
   repository.reclaim(options);
   CHECK(files_below(sample.root() / "drills").size() == 2);
   CHECK(repository.drills().contains(sample.manifest.name));
