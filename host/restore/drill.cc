@@ -17,6 +17,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <system_error>
 #include <utility>
 
 namespace stillpoint {
@@ -339,6 +340,10 @@ DrillRecord drill_by_boot(Connection& libvirt, Repository& repository, const Man
   if (libvirt.has(request.boot.name))
     throw Locked(fmt::format("there is a domain {} already: another drill runs, or was killed", request.boot.name),
                  fmt::format("wait for it, or end it: stillpoint boot --remove {}", request.boot.name));
+  // Before all disks are read.
+  if (std::error_code unknown; std::filesystem::exists(request.boot.directory, unknown))
+    throw UsageError(fmt::format("{} is there already", request.boot.directory.native()),
+                     "name another directory with --directory");
   DrillRun run(repository, manifest, access, request, observer, stop);
   return run.run([&] { BootDrill(run, libvirt).recover(); });
 }
