@@ -28,8 +28,8 @@ namespace stillpoint {
 namespace {
 
 namespace fs = std::filesystem;
-using Kind = DrillStep::Kind;
-using Outcome = DrillStep::Outcome;
+using StepKind = DrillStep::Kind;
+using StepOutcome = DrillStep::Outcome;
 using Databases = std::vector<const ExpectedDatabase*>;
 
 /// What is on a private path and goes with the scope.
@@ -86,7 +86,7 @@ class OfflineDrill {
 
 void OfflineDrill::recover() {
   for (const DrillRun::Unchecked& system : run_.unchecked())
-    run_.add(Kind::file_system, system.name, Outcome::skipped, fmt::format("{}: not checked", system.type),
+    run_.add(StepKind::file_system, system.name, StepOutcome::skipped, fmt::format("{}: not checked", system.type),
              SteadyClock::now());
   std::map<std::pair<std::string, std::string>, Databases> servers;
   for (const ExpectedDatabase& database : expected_)
@@ -94,19 +94,19 @@ void OfflineDrill::recover() {
   for (const auto& [name, databases] : servers)
     recover_server(databases);
   if (!expected_.empty() && !recovered_) {
-    run_.stage(Kind::database, expected_.front().dump());
+    run_.stage(StepKind::database, expected_.front().dump());
     throw CaptureError("none of the databases could be recovered on this host");
   }
 }
 
 void OfflineDrill::skip(const Databases& databases, const std::string& why) {
   for (const ExpectedDatabase* database : databases)
-    run_.add(Kind::database, database->dump(), Outcome::skipped, why, SteadyClock::now());
+    run_.add(StepKind::database, database->dump(), StepOutcome::skipped, why, SteadyClock::now());
 }
 
 void OfflineDrill::recover_server(const Databases& databases) {
   const DatabaseReport& server = *databases.front()->attested;
-  run_.stage(Kind::database, databases.front()->dump());
+  run_.stage(StepKind::database, databases.front()->dump());
   std::optional<OfflinePrograms> programs;
   std::optional<GuestFiles::Place> place;
   try {
@@ -131,13 +131,13 @@ void OfflineDrill::run_server(OfflineServer& server, const Databases& databases,
     server.await(answered_by, run_.stop().token());
   } catch (const CaptureError& error) {
     for (const ExpectedDatabase* database : databases)
-      run_.add(Kind::database, database->dump(), Outcome::failed, error.what(), since);
+      run_.add(StepKind::database, database->dump(), StepOutcome::failed, error.what(), since);
     return;
   }
   recovered_ = true;
   for (const ExpectedDatabase* database : databases)
-    run_.add(Kind::database, database->dump(), Outcome::passed, fmt::format("recovered by {} of this host", version),
-             since);
+    run_.add(StepKind::database, database->dump(), StepOutcome::passed,
+             fmt::format("recovered by {} of this host", version), since);
   for (const ExpectedDatabase* database : databases)
     look_at(server, *database, version);
   for (const ExpectedDatabase* database : databases)
@@ -145,11 +145,11 @@ void OfflineDrill::run_server(OfflineServer& server, const Databases& databases,
 }
 
 void OfflineDrill::look_at(OfflineServer& server, const ExpectedDatabase& database, const std::string& version) {
-  run_.stage(Kind::dump, database.dump());
+  run_.stage(StepKind::dump, database.dump());
   const auto since = SteadyClock::now();
   const DatabaseReport& attested = *database.attested;
   if (attested.engine != "postgresql" && (attested.database.empty() || attested.database.starts_with('@')))
-    return run_.add(Kind::dump, database.dump(), Outcome::skipped, "not dumped without the guest", since);
+    return run_.add(StepKind::dump, database.dump(), StepOutcome::skipped, "not dumped without the guest", since);
   const std::unique_ptr<DumpComparison> comparison = run_.compare(database);
   std::uint64_t bytes = 0;
   const std::string failure = server.dump(
@@ -161,7 +161,7 @@ void OfflineDrill::look_at(OfflineServer& server, const ExpectedDatabase& databa
       run_.stop().deadline(), run_.stop().token());
   // A database whose locale this host does not have tells nothing of the still point.
   if (failure.find("locale") != std::string::npos)
-    return run_.add(Kind::dump, database.dump(), Outcome::skipped, failure, since);
+    return run_.add(StepKind::dump, database.dump(), StepOutcome::skipped, failure, since);
   run_.judge(database, comparison.get(), bytes, failure, nullptr, since);
   if (!attested.server_version.starts_with(version)) log_debug("recovered by another release: {}", version);
 }
@@ -169,16 +169,16 @@ void OfflineDrill::look_at(OfflineServer& server, const ExpectedDatabase& databa
 void OfflineDrill::check(OfflineServer& server, const ExpectedDatabase& database) {
   const DatabaseReport& attested = *database.attested;
   if (attested.database.empty() || attested.database.starts_with('@')) return;
-  run_.stage(Kind::check, database.dump());
+  run_.stage(StepKind::check, database.dump());
   const auto since = SteadyClock::now();
   std::string tool;
   std::string findings;
   const std::string failure = server.check(attested, tool, findings, run_.stop().deadline(), run_.stop().token());
   std::ranges::replace(findings, '\n', ' ');
   if (failure.empty() && findings.empty())
-    run_.add(Kind::check, database.dump(), Outcome::passed, fmt::format("{} finds nothing wrong", tool), since);
+    run_.add(StepKind::check, database.dump(), StepOutcome::passed, fmt::format("{} finds nothing wrong", tool), since);
   else
-    run_.add(Kind::check, database.dump(), Outcome::failed,
+    run_.add(StepKind::check, database.dump(), StepOutcome::failed,
              fmt::format("{}: {}", tool, findings.empty() ? failure : findings), since);
 }
 

@@ -19,8 +19,8 @@ namespace stillpoint {
 
 namespace {
 
-using Kind = DrillStep::Kind;
-using Outcome = DrillStep::Outcome;
+using StepKind = DrillStep::Kind;
+using StepOutcome = DrillStep::Outcome;
 
 /// Whose dumps of the same rows are the same bytes.
 constexpr std::array<std::string_view, 4> comparable_engines{"postgresql", "mariadb", "mysql", "sqlite"};
@@ -107,7 +107,7 @@ DrillRun::DrillRun(Repository& repository, const Manifest& manifest, const Serve
   record_.program_version = STILLPOINT_VERSION;
 }
 
-void DrillRun::stage(Kind kind, std::string name) {
+void DrillRun::stage(StepKind kind, std::string name) {
   present_.kind = kind;
   present_.name = std::move(name);
 }
@@ -117,28 +117,29 @@ void DrillRun::add(DrillStep step) {
   observer_.step(record_.steps.back());
 }
 
-void DrillRun::add(Kind kind, std::string name, Outcome outcome, std::string detail, SteadyClock::time_point since) {
+void DrillRun::add(StepKind kind, std::string name, StepOutcome outcome, std::string detail,
+                   SteadyClock::time_point since) {
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - since);
   add({kind, std::move(name), outcome, std::move(detail), took});
 }
 
 DrillRecord DrillRun::run(const std::function<void()>& recover) {
-  const auto failed = [](const DrillStep& step) { return step.outcome == Outcome::failed; };
+  const auto failed = [](const DrillStep& step) { return step.outcome == StepOutcome::failed; };
   const auto stage_begun = SteadyClock::now();
   try {
     check_disks();
     // On damaged disks a guest tells nothing more, and may take long for it.
-    if (std::ranges::none_of(record_.steps, [&](const DrillStep& s) { return s.kind == Kind::disk && failed(s); }))
+    if (std::ranges::none_of(record_.steps, [&](const DrillStep& s) { return s.kind == StepKind::disk && failed(s); }))
       recover();
   } catch (const Interrupted&) {
     if (outer_.stop_requested()) throw;
-    add(present_.kind, present_.name, Outcome::failed,
+    add(present_.kind, present_.name, StepOutcome::failed,
         fmt::format("it was not over {} s after the drill began", request_.timeout.count() / 1000), stage_begun);
   } catch (const Error& error) {
     // Those are of this host, and tell nothing of the still point.
     for (const ExitCode code : {ExitCode::usage, ExitCode::configuration, ExitCode::storage, ExitCode::locked})
       if (error.exit_code() == code) throw;
-    add(present_.kind, present_.name, Outcome::failed, error.what(), stage_begun);
+    add(present_.kind, present_.name, StepOutcome::failed, error.what(), stage_begun);
   }
   record_.passed = std::ranges::none_of(record_.steps, failed);
   record_.took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun_);
@@ -154,31 +155,31 @@ void DrillRun::check_disks() {
 
 void DrillRun::check_one_disk(const DiskRecord& disk) {
   if (!request_.read_disks) return;
-  stage(Kind::disk, disk.target);
+  stage(StepKind::disk, disk.target);
   const auto since = SteadyClock::now();
   try {
     const std::unique_ptr<BlockReader> reader = repository_.open_disk(disk.map);
     const std::unique_ptr<CaptureProgress> progress = observer_.progress(disk.target);
     const std::uint64_t bytes = read_whole_disk(*reader, *progress, stop_.token());
-    add(Kind::disk, disk.target, Outcome::passed, fmt::format("every chunk is as it was written, {} bytes", bytes),
-        since);
+    add(StepKind::disk, disk.target, StepOutcome::passed,
+        fmt::format("every chunk is as it was written, {} bytes", bytes), since);
   } catch (const Corruption& error) {
-    add(Kind::disk, disk.target, Outcome::failed, error.what(), since);
+    add(StepKind::disk, disk.target, StepOutcome::failed, error.what(), since);
   }
 }
 
 void DrillRun::check_file_systems(const DiskRecord& disk) {
-  stage(Kind::file_system, disk.target);
+  stage(StepKind::file_system, disk.target);
   const auto since = SteadyClock::now();
   std::vector<FileSystem> found;
   try {
     const std::unique_ptr<BlockReader> reader = repository_.open_disk(disk.map);
     found = FileSystemReader(*reader).file_systems();
   } catch (const CaptureError& error) {
-    add(Kind::file_system, disk.target, Outcome::skipped, error.what(), since);
+    add(StepKind::file_system, disk.target, StepOutcome::skipped, error.what(), since);
     return;
   } catch (const Corruption& error) {
-    add(Kind::file_system, disk.target, Outcome::failed, error.what(), since);
+    add(StepKind::file_system, disk.target, StepOutcome::failed, error.what(), since);
     return;
   }
   std::optional<DiskFile> file;
@@ -196,7 +197,7 @@ void DrillRun::check_file_systems(const DiskRecord& disk) {
         file.emplace(served, std::filesystem::temp_directory_path() / ("stillpoint-drill-" + random_id()));
       }
     } catch (const Error& error) {
-      add(Kind::file_system, name, Outcome::skipped, error.what(), begun);
+      add(StepKind::file_system, name, StepOutcome::skipped, error.what(), begun);
       return;
     }
     const Deadline limit(std::min<std::chrono::milliseconds>(stop_.deadline().left(), file_system_limit));
@@ -215,29 +216,29 @@ std::unique_ptr<DumpComparison> DrillRun::compare(const ExpectedDatabase& databa
 
 void DrillRun::judge(const ExpectedDatabase& database, DumpComparison* comparison, std::uint64_t bytes,
                      const std::string& failure, const DatabaseReport* recovered, SteadyClock::time_point since) {
-  const auto told = [&](Outcome outcome, std::string detail) {
-    add(Kind::dump, database.dump(), outcome, std::move(detail), since);
+  const auto told = [&](StepOutcome outcome, std::string detail) {
+    add(StepKind::dump, database.dump(), outcome, std::move(detail), since);
   };
-  if (!failure.empty()) return told(Outcome::failed, failure);
+  if (!failure.empty()) return told(StepOutcome::failed, failure);
   if (comparison == nullptr)
-    return told(Outcome::passed, fmt::format("read to its end, {} bytes; none is stored to compare with", bytes));
+    return told(StepOutcome::passed, fmt::format("read to its end, {} bytes; none is stored to compare with", bytes));
   std::string difference;
   try {
     difference = comparison->finish();
   } catch (const Corruption& error) {
-    return told(Outcome::failed, fmt::format("the stored dump cannot be read: {}", error.what()));
+    return told(StepOutcome::failed, fmt::format("the stored dump cannot be read: {}", error.what()));
   }
   if (difference.empty() && database.strict && recovered != nullptr)
     difference = sequence_differences(*database.attested, *recovered);
-  if (difference.empty()) return told(Outcome::passed, fmt::format("equal to the stored dump, {} bytes", bytes));
+  if (difference.empty()) return told(StepOutcome::passed, fmt::format("equal to the stored dump, {} bytes", bytes));
   if (!database.strict)
-    return told(Outcome::skipped,
+    return told(StepOutcome::skipped,
                 fmt::format("{}; this still point does not promise that it is equal ({})", difference,
                             database.attested->reason.empty() ? to_string(database.attested->exactness)
                                                               : database.attested->reason));
   if (recovered != nullptr && recovered->exactness != Exactness::exact)
     difference += fmt::format(" (and in the drill it was {}: {})", to_string(recovered->exactness), recovered->reason);
-  told(Outcome::failed, difference);
+  told(StepOutcome::failed, difference);
 }
 
 }  // namespace stillpoint

@@ -25,8 +25,8 @@ namespace stillpoint {
 namespace {
 
 using namespace std::chrono_literals;
-using Kind = DrillStep::Kind;
-using Outcome = DrillStep::Outcome;
+using StepKind = DrillStep::Kind;
+using StepOutcome = DrillStep::Outcome;
 
 constexpr std::chrono::milliseconds guest_interval = 500ms;
 constexpr std::chrono::milliseconds database_interval = 1s;
@@ -136,13 +136,13 @@ class BootDrill::CheckedDatabase : public DumpSink {
   void checked_by(const std::string& tool) override { tool_ = tool; }
   void end(const std::string& failure) override {
     if (tool_.empty())
-      tell(Outcome::skipped, failure == "this request is not known"
-                                 ? "the agent in this still point is older than checks: only the dump was read"
-                                 : failure);
+      tell(StepOutcome::skipped, failure == "this request is not known"
+                                     ? "the agent in this still point is older than checks: only the dump was read"
+                                     : failure);
     else if (failure.empty() && findings_.empty())
-      tell(Outcome::passed, fmt::format("{} finds nothing wrong", tool_));
+      tell(StepOutcome::passed, fmt::format("{} finds nothing wrong", tool_));
     else
-      tell(Outcome::failed, fmt::format("{}: {}", tool_, findings_.empty() ? failure : one_line(findings_)));
+      tell(StepOutcome::failed, fmt::format("{}: {}", tool_, findings_.empty() ? failure : one_line(findings_)));
   }
 
  private:
@@ -152,8 +152,8 @@ class BootDrill::CheckedDatabase : public DumpSink {
       text.pop_back();
     return text;
   }
-  void tell(Outcome outcome, std::string detail) {
-    drill_.run_.add(Kind::check, name_, outcome, std::move(detail), begun_);
+  void tell(StepOutcome outcome, std::string detail) {
+    drill_.run_.add(StepKind::check, name_, outcome, std::move(detail), begun_);
   }
 
   BootDrill& drill_;
@@ -165,7 +165,7 @@ class BootDrill::CheckedDatabase : public DumpSink {
 
 void BootDrill::recover() {
   const std::string& name = run_.request().boot.name;
-  run_.stage(Kind::guest, name);
+  run_.stage(StepKind::guest, name);
   const DomainDefinition definition = parse_domain_xml(run_.manifest().domain_xml, false);
   if (std::ranges::find(definition.channels, guest_agent_port, &DomainChannel::name) == definition.channels.end())
     throw Unreachable("the domain has no channel for qemu-ga, so nobody can say that the guest is there");
@@ -177,7 +177,7 @@ void BootDrill::recover() {
   await_guest(booted.domain);
   look_at_mounts(booted.domain);
   if (expected_.empty()) return;
-  run_.stage(Kind::database, database_words(*expected_.front().attested));
+  run_.stage(StepKind::database, database_words(*expected_.front().attested));
   const std::unique_ptr<AgentClient> agent = meet_agent(booted.domain);
   take_instant(booted.domain, *agent);
   compare_dumps(*agent);
@@ -202,7 +202,7 @@ void BootDrill::look_at_mounts(const Domain& domain) {
   std::vector<std::string> points;
   for (const GuestFileSystem& system : mounted)
     points.push_back(system.mount_point);
-  run_.add(Kind::guest, run_.request().boot.name, Outcome::passed,
+  run_.add(StepKind::guest, run_.request().boot.name, StepOutcome::passed,
            fmt::format("qemu-ga answers, mounted are {}",
                        points.empty() ? "none" : fmt::format("{}", fmt::join(points, " "))),
            begun_);
@@ -210,14 +210,15 @@ void BootDrill::look_at_mounts(const Domain& domain) {
   for (const DrillRun::Unchecked& system : run_.unchecked()) {
     const auto found = std::ranges::find(mounted, system.name, &GuestFileSystem::device);
     if (found != mounted.end())
-      run_.add(Kind::file_system, system.name, Outcome::passed,
+      run_.add(StepKind::file_system, system.name, StepOutcome::passed,
                fmt::format("{}: the guest has mounted it on {}", system.type, found->mount_point), now);
     else
-      run_.add(Kind::file_system, system.name, Outcome::skipped, fmt::format("{}: not checked", system.type), now);
+      run_.add(StepKind::file_system, system.name, StepOutcome::skipped, fmt::format("{}: not checked", system.type),
+               now);
   }
   for (const TreeRecord& tree : run_.manifest().trees)
     if (!tree.mount_point.empty() && std::ranges::find(points, tree.mount_point) == points.end())
-      run_.add(Kind::file_system, tree.file_system, Outcome::skipped,
+      run_.add(StepKind::file_system, tree.file_system, StepOutcome::skipped,
                fmt::format("it was mounted on {} at the still point, and is not after a boot", tree.mount_point), now);
 }
 
@@ -243,7 +244,7 @@ void BootDrill::note_ready(const PreparedDatabases& prepared) {
     // One that is not exact may never be called ready.
     if (is != found.end() && (is->second->ready || database.attested->exactness != Exactness::exact)) {
       ready_.insert(key);
-      run_.add(Kind::database, database.dump(), Outcome::passed, "it answers", begun_);
+      run_.add(StepKind::database, database.dump(), StepOutcome::passed, "it answers", begun_);
       continue;
     }
     const auto server = std::ranges::find_if(prepared.databases, [&](const PreparedDatabase& it) {
@@ -259,8 +260,8 @@ void BootDrill::note_ready(const PreparedDatabases& prepared) {
 void BootDrill::tell_missing() {
   for (const ExpectedDatabase& database : expected_)
     if (const DatabaseKey key = key_of(*database.attested); ready_.insert(key).second)
-      run_.add(Kind::database, database.dump(), Outcome::failed, fmt::format("it does not answer: {}", unready_[key]),
-               begun_);
+      run_.add(StepKind::database, database.dump(), StepOutcome::failed,
+               fmt::format("it does not answer: {}", unready_[key]), begun_);
 }
 
 /// A still point within the drill: what its dumps show is what was recovered.
@@ -303,7 +304,7 @@ const ExpectedDatabase& BootDrill::expected(const std::string& dump) const {
 void BootDrill::compare_dumps(AgentClient& agent) {
   std::vector<std::string> names;
   for (const ExpectedDatabase& database : expected_) {
-    run_.stage(Kind::dump, database.dump());
+    run_.stage(StepKind::dump, database.dump());
     if (recovered(database.dump()) != nullptr) {
       names.push_back(database.dump());
       continue;
@@ -311,7 +312,7 @@ void BootDrill::compare_dumps(AgentClient& agent) {
     std::string reason = "the agent has no dump of it";
     for (const DatabaseReport& entry : report_.databases)
       if (key_of(entry) == key_of(*database.attested) && !entry.reason.empty()) reason = entry.reason;
-    run_.add(Kind::dump, database.dump(), Outcome::failed, reason, SteadyClock::now());
+    run_.add(StepKind::dump, database.dump(), StepOutcome::failed, reason, SteadyClock::now());
   }
   agent.run_dumps(
       id_, names, [this](const std::string& name) { return std::make_unique<ComparedDump>(*this, name); }, dump_silence,
@@ -325,7 +326,7 @@ void BootDrill::check_databases(AgentClient& agent) {
     const bool checkable = database.attested->engine != "postgresql" || !database.attested->database.empty();
     if (checkable && recovered(database.dump()) != nullptr) names.push_back(database.dump());
   }
-  if (!names.empty()) run_.stage(Kind::check, names.front());
+  if (!names.empty()) run_.stage(StepKind::check, names.front());
   // A check is silent until it is over.
   agent.run_checks(
       id_, names, [this](const std::string& name) { return std::make_unique<CheckedDatabase>(*this, name); },
