@@ -72,6 +72,7 @@ void Conversation::take(const Frame& frame) {
   if (kind == type::prepare) return prepare(message);
   if (kind == type::report) return report(message);
   if (kind == type::dump) return dump(message);
+  if (kind == type::check) return check(message);
   if (kind == type::credit) return credit(message);
   if (kind == type::cancel) return cancel(message);
   if (kind == type::finish) return finish(message);
@@ -137,21 +138,46 @@ void Conversation::report(const Json& message) {
   send(answer);
 }
 
-void Conversation::dump(const Json& message) {
+std::uint64_t Conversation::open_stream(const Json& message) {
   const std::uint32_t stream = stream_of(message);
   if (streams_.contains(stream)) throw ProtocolError("a stream that is open already");
-  const std::string id = id_of(message);
+  std::string refusal;
+  if (id_of(message) != still_point_.id())
+    refusal = "that still point is not held";
+  else if (streams_.size() >= most_streams)
+    refusal = "too many streams";
+  if (!refusal.empty()) {
+    send_end(stream, 0, refusal);
+    return 0;
+  }
+  streams_[stream].serial = ++next_serial_;
+  return next_serial_;
+}
+
+void Conversation::dump(const Json& message) {
   const std::string name = json_string(message, "name", 255);
-  if (id != still_point_.id()) return send_end(stream, 0, "that still point is not held");
-  if (streams_.size() >= most_streams) return send_end(stream, 0, "too many streams");
-  const std::uint64_t serial = ++next_serial_;
-  streams_[stream].serial = serial;
-  still_point_.start_dump(name,
-                          [this, stream, serial](const std::shared_ptr<RunningDump>& dump, const std::string& failure) {
-                            if (!is_open(stream, serial)) return;  // cancelled meanwhile: the tool ends with its owner
-                            if (!failure.empty()) return end_stream(stream, 0, failure);
-                            start_stream(stream, dump);
-                          });
+  const std::uint64_t serial = open_stream(message);
+  if (serial == 0) return;
+  still_point_.start_dump(name, [this, stream = stream_of(message), serial](const std::shared_ptr<RunningDump>& dump,
+                                                                            const std::string& failure) {
+    if (!is_open(stream, serial)) return;  // cancelled meanwhile: the tool ends with its owner
+    if (!failure.empty()) return end_stream(stream, 0, failure);
+    start_stream(stream, dump);
+  });
+}
+
+void Conversation::check(const Json& message) {
+  const std::string name = json_string(message, "name", 255);
+  const std::uint64_t serial = open_stream(message);
+  if (serial == 0) return;
+  still_point_.start_check(
+      name, [this, stream = stream_of(message), serial](const std::shared_ptr<RunningDump>& check,
+                                                        const std::string& tool, const std::string& failure) {
+        if (!is_open(stream, serial)) return;
+        if (!failure.empty()) return end_stream(stream, 0, failure);
+        streams_.at(stream).tool = tool;
+        start_stream(stream, check);
+      });
 }
 
 void Conversation::start_stream(std::uint32_t number, std::shared_ptr<RunningDump> dump) {
@@ -201,15 +227,21 @@ void Conversation::finish(const Json& message) {
 }
 
 void Conversation::end_stream(std::uint32_t stream, std::uint64_t bytes, const std::string& failure) {
-  if (streams_.erase(stream) > 0) send_end(stream, bytes, failure);
+  const auto found = streams_.find(stream);
+  if (found == streams_.end()) return;
+  const std::string tool = std::move(found->second.tool);
+  streams_.erase(found);
+  send_end(stream, bytes, failure, tool);
 }
 
-void Conversation::send_end(std::uint32_t stream, std::uint64_t bytes, const std::string& failure) {
+void Conversation::send_end(std::uint32_t stream, std::uint64_t bytes, const std::string& failure,
+                            const std::string& tool) {
   Json answer = protocol::message(type::dump_end);
   answer["stream"] = stream;
   answer["bytes"] = bytes;
   answer["ok"] = failure.empty();
   answer["message"] = failure;
+  if (!tool.empty()) answer["tool"] = tool;
   send(answer);
 }
 

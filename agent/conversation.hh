@@ -40,16 +40,19 @@ class Conversation {
   void prepare(const Json& message);
   void report(const Json& message);
   void dump(const Json& message);
+  void check(const Json& message);
   void credit(const Json& message);
   void cancel(const Json& message);
   void finish(const Json& message);
 
   void send(const Json& message);
   void refuse(const std::string& request, const std::string& why);
+  /// Opens the stream that the message asks for, about a dump's name; 0 when it was refused.
+  [[nodiscard]] std::uint64_t open_stream(const Json& message);
   void start_stream(std::uint32_t stream, std::shared_ptr<RunningDump> dump);
   [[nodiscard]] bool is_open(std::uint32_t stream, std::uint64_t serial) const;
   void end_stream(std::uint32_t stream, std::uint64_t bytes, const std::string& failure);
-  void send_end(std::uint32_t stream, std::uint64_t bytes, const std::string& failure);
+  void send_end(std::uint32_t stream, std::uint64_t bytes, const std::string& failure, const std::string& tool = {});
   void close_streams();
   void check_silence();
 
@@ -63,6 +66,7 @@ class Conversation {
   struct Stream {
     std::unique_ptr<DumpStream> stream;  ///< empty while the tool starts
     std::uint64_t credit = 0;            ///< given while the tool starts
+    std::string tool;                    ///< of a check
     std::uint64_t serial = 0;            ///< tells it from an earlier stream of the same number
   };
   std::map<std::uint32_t, Stream> streams_;

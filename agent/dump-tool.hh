@@ -10,4 +10,7 @@ namespace stillpoint {
 /// what follows is lost rather than the tool blocked. Throws CaptureError when it cannot be started.
 [[nodiscard]] RunningDump run_dump_tool(const Program& tool, int lifeline = -1);
 
+/// The same for one that checks a database; its name is that of the program.
+[[nodiscard]] RunningCheck run_check_tool(const Program& tool);
+
 }  // namespace stillpoint

@@ -17,7 +17,8 @@ namespace stillpoint {
 class RunningDump {
  public:
   /// `errors` is a pipe with the tool's standard error. The tool's whole process group ends with this.
-  RunningDump(RunningProgram tool, UniqueFd output, UniqueFd errors) noexcept;
+  /// `what` it is, for messages: "the dump tool".
+  RunningDump(RunningProgram tool, UniqueFd output, UniqueFd errors, const char* what = "the dump tool") noexcept;
   /// Of a tool that has ended with success: `output` holds all that it wrote.
   explicit RunningDump(UniqueFd output) noexcept;
 
@@ -32,7 +33,14 @@ class RunningDump {
   RunningProgram tool_;
   UniqueFd output_;
   Intake errors_;
+  const char* what_;
   bool succeeded_ = false;
+};
+
+/// A server's own check of one of its databases, as it runs: what it finds wrong is its standard output.
+struct RunningCheck {
+  RunningDump run;
+  std::string tool;  ///< "pg_amcheck"
 };
 
 /// One database server of the guest. All calls except cancel() come from one thread at a time (not always the same), in
@@ -74,6 +82,10 @@ class Engine {
   /// Starts (or hands out, when it was started before the barrier) the dump of that name. Throws NotFound,
   /// CaptureError.
   [[nodiscard]] virtual RunningDump start_dump(std::string_view name) = 0;
+
+  /// Starts the server's own check of the database that this dump is of: also when the dump has been read. Throws
+  /// NotFound when nothing is there that checks it, CaptureError.
+  [[nodiscard]] virtual RunningCheck start_check(std::string_view name);
 
   /// Closes everything. Idempotent.
   virtual void finish() noexcept = 0;

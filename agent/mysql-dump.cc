@@ -15,15 +15,21 @@ namespace {
 
 constexpr std::array<const char*, 4> search_path{"/usr/bin", "/usr/local/bin", "/usr/local/mysql/bin", "/bin"};
 
-std::filesystem::path find_program(const Server& server) {
-  const std::vector<std::string> names =
-      server.mariadb ? std::vector<std::string>{"mariadb-dump", "mysqldump"} : std::vector<std::string>{"mysqldump"};
+/// By the first of these names that there is; empty when there is none.
+std::filesystem::path find_first(const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     for (const char* directory : search_path) {
       std::filesystem::path path = std::filesystem::path(directory) / name;
       if (::access(path.c_str(), X_OK) == 0) return path;
     }
   }
+  return {};
+}
+
+std::filesystem::path find_program(const Server& server) {
+  const std::vector<std::string> names =
+      server.mariadb ? std::vector<std::string>{"mariadb-dump", "mysqldump"} : std::vector<std::string>{"mysqldump"};
+  if (std::filesystem::path path = find_first(names); !path.empty()) return path;
   throw CaptureError(fmt::format("{} is not installed", names.front()),
                      fmt::format("install the {} client in the guest", server.engine()));
 }
@@ -42,31 +48,32 @@ bool dumps_accounts_as_statements(const Server& server) {
   return server.mariadb && (version >= 100509 || (version >= 100418 && version < 100500));
 }
 
+/// What every official tool is told before it is told what to do.
+Program client_tool(const Server& server, std::filesystem::path path, const std::string& socket) {
+  Program tool;
+  tool.path = std::move(path);
+  // No option file: what it says for the operator's own use must not change ours.
+  tool.arguments = {"--no-defaults", "--protocol=socket", "--socket=" + socket, "--user=" + server.account.user,
+                    "--default-character-set=utf8mb4"};
+  if (is_mariadb_tool(server, tool.path))
+    tool.arguments.emplace_back("--skip-ssl");
+  else
+    tool.arguments.emplace_back(server.version_number >= 50711 ? "--ssl-mode=DISABLED" : "--skip-ssl");
+  tool.environment = {"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"};
+  // Not an argument: everybody can read those.
+  if (!server.account.password.empty()) tool.environment.push_back("MYSQL_PWD=" + server.account.password);
+  return tool;
+}
+
 }  // namespace
 
 Program dump_tool(const Server& server, const DumpScope& scope, const std::string& socket) {
-  Program tool;
-  tool.path = find_program(server);
-  const bool mariadb_tool = is_mariadb_tool(server, tool.path);
-  // No option file: what it says for the operator's own dumps must not change ours.
-  tool.arguments = {"--no-defaults",
-                    "--protocol=socket",
-                    "--socket=" + socket,
-                    "--user=" + server.account.user,
-                    "--default-character-set=utf8mb4",
-                    "--max-allowed-packet=1G",
-                    "--single-transaction",
-                    "--skip-lock-tables",
-                    "--quick",
-                    "--hex-blob",
-                    "--skip-dump-date",
-                    "--no-tablespaces"};
-  if (mariadb_tool) {
-    tool.arguments.emplace_back("--skip-ssl");
-  } else {
-    tool.arguments.emplace_back(server.version_number >= 50711 ? "--ssl-mode=DISABLED" : "--skip-ssl");
-    if (server.version_number >= 50605) tool.arguments.emplace_back("--set-gtid-purged=OFF");
-  }
+  Program tool = client_tool(server, find_program(server), socket);
+  for (const char* option : {"--max-allowed-packet=1G", "--single-transaction", "--skip-lock-tables", "--quick",
+                             "--hex-blob", "--skip-dump-date", "--no-tablespaces"})
+    tool.arguments.emplace_back(option);
+  if (!is_mariadb_tool(server, tool.path) && server.version_number >= 50605)
+    tool.arguments.emplace_back("--set-gtid-purged=OFF");
   if (scope.kind == DumpScope::Kind::accounts) {
     if (dumps_accounts_as_statements(server)) {
       // The server that it is restored into has a root account of its own.
@@ -83,9 +90,23 @@ Program dump_tool(const Server& server, const DumpScope& scope, const std::strin
     tool.arguments.emplace_back("--");
     tool.arguments.insert(tool.arguments.end(), scope.databases.begin(), scope.databases.end());
   }
-  tool.environment = {"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"};
-  // Not an argument: everybody can read those.
-  if (!server.account.password.empty()) tool.environment.push_back("MYSQL_PWD=" + server.account.password);
+  return tool;
+}
+
+Program check_tool(const Server& server, const DumpScope& scope) {
+  const std::vector<std::string> names =
+      server.mariadb ? std::vector<std::string>{"mariadb-check", "mysqlcheck"} : std::vector<std::string>{"mysqlcheck"};
+  std::filesystem::path path = find_first(names);
+  if (path.empty())
+    throw NotFound(fmt::format("{} is not installed", names.front()),
+                   fmt::format("install the {} client in the guest", server.engine()));
+  Program tool = client_tool(server, std::move(path), server.socket);
+  for (const char* option : {"--check", "--silent", "--databases", "--"})
+    tool.arguments.emplace_back(option);
+  if (scope.kind == DumpScope::Kind::accounts)
+    tool.arguments.emplace_back("mysql");
+  else
+    tool.arguments.insert(tool.arguments.end(), scope.databases.begin(), scope.databases.end());
   return tool;
 }
 

@@ -25,6 +25,10 @@ struct DumpScope {
 /// to `socket`. Throws CaptureError when it is not installed.
 [[nodiscard]] Program dump_tool(const Server& server, const DumpScope& scope, const std::string& socket);
 
+/// The official tool that checks the tables of what such a dump holds, and says nothing of those that are good. Throws
+/// NotFound when it is not installed.
+[[nodiscard]] Program check_tool(const Server& server, const DumpScope& scope);
+
 /// What the relay says in such a tool's session.
 [[nodiscard]] GateScript dump_gate(const Server& server);
 

@@ -115,6 +115,7 @@ MySqlEngine::Dump& MySqlEngine::plan(DumpScope scope, const std::string& databas
   dump.report.instance = server_.instance;
   dump.report.database = database;
   dump.report.server_version = server_.version;
+  dump.report.data_directory = server_.data_path;
   dump.report.mode = to_string(barrier_kind_);
   if (!for_dumps_) {
     fail(dump, "no dump was asked for");
@@ -478,6 +479,12 @@ RunningDump MySqlEngine::start_dump(std::string_view name) {
   RunningDump running = std::move(*dump->running);
   dump->running.reset();
   return running;
+}
+
+RunningCheck MySqlEngine::start_check(std::string_view name) {
+  const auto dump = std::find_if(dumps_.begin(), dumps_.end(), [&](const Dump& it) { return it.report.dump == name; });
+  if (dump == dumps_.end() || name.empty()) throw NotFound(fmt::format("there is no dump {}", name));
+  return run_check_tool(check_tool(server_, dump->scope));
 }
 
 void MySqlEngine::drop_dumps() noexcept {

@@ -37,6 +37,7 @@ class MySqlEngine : public Engine {
   void begin_dumps() noexcept override;
   [[nodiscard]] std::vector<DatabaseReport> report() const override;
   [[nodiscard]] RunningDump start_dump(std::string_view name) override;
+  [[nodiscard]] RunningCheck start_check(std::string_view name) override;
   void finish() noexcept override;
   void cancel() noexcept override;
 

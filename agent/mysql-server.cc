@@ -56,6 +56,7 @@ Server identify(Session& session, std::string socket, Account account, const Dea
   server.version = rows[0][0];
   server.version_number = version_number(server.version);
   server.mariadb = mentions_mariadb(rows[0][0]) || mentions_mariadb(rows[0][1]);
+  server.data_path = rows[0][2];
   server.data_directory = rows[0][2] + '\n' + rows[0][3] + '\n' + rows[0][4];
   server.galera = is_galera_node(session, deadline);
   return server;

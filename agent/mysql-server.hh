@@ -18,6 +18,7 @@ struct Server {
   bool mariadb = true;
   std::string version;          ///< as the server says it
   unsigned version_number = 0;  ///< 10.11.19 is 101119
+  std::string data_path;        ///< of its data directory
   std::string data_directory;   ///< tells servers apart
   std::string instance = "default";
   bool galera = false;  ///< a node of a cluster

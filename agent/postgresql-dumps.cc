@@ -20,6 +20,9 @@ namespace {
 /// How many later releases are tried: pg_dump reads every older server.
 constexpr int later_releases = 6;
 
+/// The first server that the extension's functions which it calls are made for.
+constexpr int oldest_with_amcheck = 140000;
+
 /// How long pg_dump waits for a table that somebody locks, or waits to lock, exclusively. Such a waiter itself waits
 /// for the holder's pins, so waiting longer would be for ever.
 constexpr std::chrono::milliseconds lock_wait{60000};
@@ -29,11 +32,15 @@ std::string conninfo(const Server& server, const std::string& database) {
                      conninfo_value(server.port), conninfo_value(server.user), conninfo_value(database));
 }
 
+Program tool(const Server& server, std::filesystem::path program, std::vector<std::string> arguments) {
+  return {std::move(program),
+          std::move(arguments),
+          {"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=/nonexistent", "PGAPPNAME=stillpoint"},
+          server.os_user};
+}
+
 RunningDump run(const Server& server, std::filesystem::path program, std::vector<std::string> arguments) {
-  return run_dump_tool({std::move(program),
-                        std::move(arguments),
-                        {"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=/nonexistent", "PGAPPNAME=stillpoint"},
-                        server.os_user});
+  return run_dump_tool(tool(server, std::move(program), std::move(arguments)));
 }
 
 }  // namespace
@@ -59,6 +66,19 @@ RunningDump dump_database(const Server& server, int server_version, const std::s
              {"--format=plain", "--no-password", "--no-unlogged-table-data",
               fmt::format("--lock-wait-timeout={}", lock_wait.count()), "--snapshot=" + snapshot,
               "--dbname=" + conninfo(server, database)});
+}
+
+RunningCheck check_database(const Server& server, int server_version, const std::string& database) {
+  if (server_version < oldest_with_amcheck)
+    throw NotFound(fmt::format("pg_amcheck knows no PostgreSQL {}", major_version(server_version)));
+  std::filesystem::path program;
+  try {
+    program = find_program("pg_amcheck", server_version);
+  } catch (const CaptureError& error) {
+    throw NotFound(error.what(), error.hint());
+  }
+  return run_check_tool(tool(server, std::move(program),
+                             {"--no-password", "--install-missing", "--heapallindexed", conninfo(server, database)}));
 }
 
 RunningDump dump_globals(const Server& server, int server_version) {

@@ -19,6 +19,10 @@ namespace stillpoint::postgresql {
 [[nodiscard]] RunningDump dump_database(const Server& server, int server_version, const std::string& database,
                                         const std::string& snapshot);
 
+/// pg_amcheck of one database: heaps, and indexes against their heaps. Creates the extension amcheck where it is
+/// missing: for copies. Throws NotFound when it is not installed, or the server has none.
+[[nodiscard]] RunningCheck check_database(const Server& server, int server_version, const std::string& database);
+
 /// pg_dumpall --globals-only: roles, memberships, tablespaces.
 [[nodiscard]] RunningDump dump_globals(const Server& server, int server_version);
 

@@ -65,6 +65,7 @@ DatabaseReport ClusterEngine::blank_report(const std::string& database) const {
   report.instance = instance_;
   report.database = database;
   report.server_version = version_text_;
+  report.data_directory = data_directory_;
   report.exactness = Exactness::skewed;  // until the barrier stands
   return report;
 }
@@ -509,6 +510,13 @@ RunningDump ClusterEngine::start_dump(std::string_view name) {
     return dump_database(server_, version_, database.name, database.snapshot);
   }
   throw NotFound(fmt::format("there is no dump named {}", name));
+}
+
+RunningCheck ClusterEngine::start_check(std::string_view name) {
+  if (!superuser_) throw NotFound("the agent is no superuser of the server, and pg_amcheck needs one");
+  for (const Database& database : databases_)
+    if (!name.empty() && database.report.dump == name) return check_database(server_, version_, database.name);
+  throw NotFound(fmt::format("{} is of no database", name));
 }
 
 void ClusterEngine::finish() noexcept {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "agent/engine.hh"
+#include "common/errors.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -17,8 +18,11 @@ constexpr std::size_t max_tail = 4096;
 
 }  // namespace
 
-RunningDump::RunningDump(RunningProgram tool, UniqueFd output, UniqueFd errors) noexcept
-    : tool_(std::move(tool)), output_(std::move(output)), errors_(std::move(errors), max_tail, Intake::Keep::end) {
+RunningDump::RunningDump(RunningProgram tool, UniqueFd output, UniqueFd errors, const char* what) noexcept
+    : tool_(std::move(tool)),
+      output_(std::move(output)),
+      errors_(std::move(errors), max_tail, Intake::Keep::end),
+      what_(what) {
   if (output_) ::fcntl(output_.get(), F_SETFL, ::fcntl(output_.get(), F_GETFL) | O_NONBLOCK);
 }
 
@@ -28,7 +32,7 @@ RunningDump::RunningDump(UniqueFd output) noexcept : RunningDump(RunningProgram(
 
 std::string RunningDump::finish(const Deadline& deadline) {
   if (succeeded_) return {};  // over before it was handed out
-  if (!tool_) return "the dump tool does not run any more";
+  if (!tool_) return fmt::format("{} does not run any more", what_);
   const bool ended = tool_.wait(deadline, {&errors_, 1});
   const int status = tool_.end_group();  // also what the tool may have left behind
   errors_.take();
@@ -37,7 +41,11 @@ std::string RunningDump::finish(const Deadline& deadline) {
   std::string_view tail = errors_.text();
   while (!tail.empty() && (tail.back() == '\n' || tail.back() == '\r'))
     tail.remove_suffix(1);
-  return fmt::format("the dump tool failed: {}{}{}", failure, tail.empty() ? "" : ": ", tail);
+  return fmt::format("{} failed: {}{}{}", what_, failure, tail.empty() ? "" : ": ", tail);
+}
+
+RunningCheck Engine::start_check(std::string_view name) {
+  throw NotFound(fmt::format("nothing is there that checks {}", name));
 }
 
 }  // namespace stillpoint

@@ -456,23 +456,49 @@ std::optional<Report> StillPoint::report() const {
   return reported_ ? std::optional(report_) : std::nullopt;
 }
 
-void StillPoint::start_dump(const std::string& name,
-                            std::function<void(std::shared_ptr<RunningDump> dump, const std::string& failure)> done) {
-  if (state_ != State::released || !report_.quiesced) return done(nullptr, "no database snapshots are held");
-  if (starting_.size() >= most_waiting) return done(nullptr, "too many dumps are being started");
+std::shared_ptr<Engine> StillPoint::engine_of(const std::string& name, std::string& failure) const {
+  if (state_ != State::released || !report_.quiesced) {
+    failure = "no database snapshots are held";
+    return nullptr;
+  }
+  if (starting_.size() >= most_waiting) {
+    failure = "too many dumps are being started";
+    return nullptr;
+  }
   // By the report, for an engine may be starting another dump, and takes one call at a time.
   const auto database = std::find_if(report_.databases.begin(), report_.databases.end(),
                                      [&](const DatabaseReport& d) { return !name.empty() && d.dump == name; });
-  for (const std::shared_ptr<Engine>& engine : engines_) {
-    if (database == report_.databases.end() || !engine->reports(*database)) continue;
-    const auto dump = std::make_shared<std::unique_ptr<RunningDump>>();
-    start_in_turn({[engine, name, dump] { *dump = std::make_unique<RunningDump>(engine->start_dump(name)); }},
-                  [dump, done = std::move(done)](const std::vector<std::string>& failures) {
-                    done(std::shared_ptr<RunningDump>(std::move(*dump)), failures[0]);
-                  });
-    return;
-  }
-  done(nullptr, fmt::format("there is no dump '{}'", name));
+  if (database != report_.databases.end())
+    for (const std::shared_ptr<Engine>& engine : engines_)
+      if (engine->reports(*database)) return engine;
+  failure = fmt::format("there is no dump '{}'", name);
+  return nullptr;
+}
+
+void StillPoint::start_dump(const std::string& name,
+                            std::function<void(std::shared_ptr<RunningDump> dump, const std::string& failure)> done) {
+  std::string unfit;
+  const std::shared_ptr<Engine> engine = engine_of(name, unfit);
+  if (!engine) return done(nullptr, unfit);
+  const auto dump = std::make_shared<std::unique_ptr<RunningDump>>();
+  start_in_turn({[engine, name, dump] { *dump = std::make_unique<RunningDump>(engine->start_dump(name)); }},
+                [dump, done = std::move(done)](const std::vector<std::string>& failures) {
+                  done(std::shared_ptr<RunningDump>(std::move(*dump)), failures[0]);
+                });
+}
+
+void StillPoint::start_check(
+    const std::string& name,
+    std::function<void(std::shared_ptr<RunningDump> check, const std::string& tool, const std::string& failure)> done) {
+  std::string unfit;
+  const std::shared_ptr<Engine> engine = engine_of(name, unfit);
+  if (!engine) return done(nullptr, {}, unfit);
+  const auto check = std::make_shared<std::optional<RunningCheck>>();
+  start_in_turn({[engine, name, check] { *check = engine->start_check(name); }},
+                [check, done = std::move(done)](const std::vector<std::string>& failures) {
+                  if (!*check) return done(nullptr, {}, failures[0]);
+                  done(std::make_shared<RunningDump>(std::move((*check)->run)), (*check)->tool, failures[0]);
+                });
 }
 
 void StillPoint::finish(Done done) {

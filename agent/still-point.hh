@@ -67,6 +67,13 @@ class StillPoint {
   void start_dump(const std::string& name,
                   std::function<void(std::shared_ptr<RunningDump> dump, const std::string& failure)> done);
 
+  /// Starts the check of the database that this dump is of, as start_dump() does. `tool` is empty when none was
+  /// started.
+  void start_check(
+      const std::string& name,
+      std::function<void(std::shared_ptr<RunningDump> check, const std::string& tool, const std::string& failure)>
+          done);
+
   /// Lets everything go; inside the window when that ends. Idempotent: right in every state.
   void finish(Done done);
 
@@ -89,6 +96,8 @@ class StillPoint {
   void release(Done done);
   void close_window();
   void release_if_quiesced();
+  /// The engine that reports a dump of that name; null when there is none, or it is not the time for it.
+  [[nodiscard]] std::shared_ptr<Engine> engine_of(const std::string& name, std::string& failure) const;
   void start_in_turn(Calls calls, std::function<void(const std::vector<std::string>& failures)> done);
   void enter(State state);
   void settle(State state);

@@ -23,6 +23,7 @@ enum class ExitCode : int {
   locked = 10,        ///< somebody else works on it: try again later
   interrupted = 11,   ///< stopped by a signal: everything was undone
   incomplete = 12,    ///< the still point is listed, but a dump or a tree of it failed: see show
+  drill_failed = 13,  ///< the still point does not recover to what it promises: the drill says what is wrong
 };
 
 /// An error for the operator: one line that says what is wrong, and one that says what to do.

@@ -32,19 +32,21 @@ Json to_json(const DatabaseReport& database) {
   Json not_covered = Json::array();
   for (const NotCovered& n : database.not_covered)
     not_covered.push_back({{"kind", n.kind}, {"name", n.name}, {"count", n.count}});
-  return Json{{"engine", database.engine},
-              {"instance", database.instance},
-              {"database", database.database},
-              {"server_version", database.server_version},
-              {"dump", database.dump},
-              {"exactness", to_string(database.exactness)},
-              {"reason", database.reason},
-              {"mode", database.mode},
-              {"position", database.position},
-              {"attempts", database.attempts},
-              {"acquired_us", database.acquired_in.count()},
-              {"sequences", std::move(sequences)},
-              {"not_covered", std::move(not_covered)}};
+  Json json{{"engine", database.engine},
+            {"instance", database.instance},
+            {"database", database.database},
+            {"server_version", database.server_version},
+            {"dump", database.dump},
+            {"exactness", to_string(database.exactness)},
+            {"reason", database.reason},
+            {"mode", database.mode},
+            {"position", database.position},
+            {"attempts", database.attempts},
+            {"acquired_us", database.acquired_in.count()},
+            {"sequences", std::move(sequences)},
+            {"not_covered", std::move(not_covered)}};
+  if (!database.data_directory.empty()) json["data_directory"] = database.data_directory;
+  return json;
 }
 
 DatabaseReport parse_database(const Json& json) {
@@ -53,6 +55,9 @@ DatabaseReport parse_database(const Json& json) {
   database.instance = json_string(json, "instance", max_name);
   database.database = json_string_or(json, "database", "", max_name);
   database.server_version = json_string_or(json, "server_version", "", max_name);
+  database.data_directory = json_string_or(json, "data_directory", "", 4096);
+  if (!database.data_directory.empty() && !database.data_directory.starts_with('/'))
+    throw ProtocolError("a data directory's path is not absolute");
   database.dump = json_string_or(json, "dump", "", 255);
   if (!database.dump.empty() && !protocol::is_dump_name(database.dump))
     throw ProtocolError("the report names a dump in a way that is not allowed");

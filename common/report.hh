@@ -42,7 +42,8 @@ struct DatabaseReport {
   std::string instance;  ///< "15-main", "default": what tells servers of one engine apart
   std::string database;  ///< empty when the entry speaks of the whole instance
   std::string server_version;
-  std::string dump;  ///< the dump's name (protocol::is_dump_name); empty when there is none
+  std::string data_directory;  ///< of the server, in the guest; empty when it is not known
+  std::string dump;            ///< the dump's name (protocol::is_dump_name); empty when there is none
   Exactness exactness = Exactness::failed;
   std::string reason;              ///< why it is not exact; empty when it is
   std::string mode;                ///< how it was quiesced: "share-locks", "backup-stage", "ftwrl", ...

@@ -20,6 +20,8 @@ constexpr std::array verbs{
                      stillpoint::add_mount},
     stillpoint::Verb{"serve", "serve a disk by NBD, without restoring it", stillpoint::add_serve},
     stillpoint::Verb{"boot", "start a new domain on a still point, without restoring it", stillpoint::add_boot},
+    stillpoint::Verb{"drill", "boot a still point isolated, and compare its databases with their dumps",
+                     stillpoint::add_drill},
     stillpoint::Verb{"verify", "check that what is stored can be given back", stillpoint::add_verify},
     stillpoint::Verb{"prune", "delete old still points by rules, and reclaim space", stillpoint::add_prune},
     stillpoint::Verb{"delete", "delete still points by name", stillpoint::add_delete},

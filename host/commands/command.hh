@@ -37,7 +37,7 @@ struct Invocation {
 };
 
 /// Runs the verb with what its options were parsed to. Results go to stdout; what is wrong is thrown. The code is
-/// success, or incomplete or corruption for a result that has a flaw.
+/// success, or incomplete, corruption or drill_failed for a result that has a flaw.
 using RunVerb = std::function<ExitCode(const Invocation&)>;
 
 /// A verb of the command line.
@@ -64,6 +64,7 @@ struct Verb {
 [[nodiscard]] RunVerb add_key(CLI::App& parser);
 [[nodiscard]] RunVerb add_index(CLI::App& parser);
 [[nodiscard]] RunVerb add_boot(CLI::App& parser);
+[[nodiscard]] RunVerb add_drill(CLI::App& parser);
 [[nodiscard]] RunVerb add_serve(CLI::App& parser);
 [[nodiscard]] RunVerb add_mount(CLI::App& parser);
 [[nodiscard]] RunVerb add_store(CLI::App& parser);

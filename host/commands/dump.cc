@@ -79,7 +79,7 @@ void check_engine(const DumpRecord& dump, std::string_view wish) {
                      "write it to a file with --to");
 }
 
-std::unique_ptr<DumpFilter> filter_for(const DumpRecord& dump, const DumpOptions& options, DumpSink sink) {
+std::unique_ptr<DumpFilter> filter_for(const DumpRecord& dump, const DumpOptions& options, FilterSink sink) {
   if (is_postgresql(dump))
     return options.tables.empty() ? postgresql_filter(std::move(sink))
                                   : postgresql_table_filter(options.tables, std::move(sink));
@@ -176,7 +176,7 @@ ExitCode dump(const DumpOptions& options, const Invocation& invocation) {
   if (!options.tables.empty()) check_engine(chosen, "--table");
   std::optional<OutputFile> file;
   if (!options.to.empty()) file.emplace(options.to, options.overwrite);
-  const DumpSink sink = [&file](std::span<const std::byte> bytes) {
+  const FilterSink sink = [&file](std::span<const std::byte> bytes) {
     file ? file->write(bytes) : write_all(STDOUT_FILENO, bytes, "standard output");
   };
   {

@@ -52,6 +52,8 @@ std::string_view to_string(ExitCode code) {
       return "interrupted";
     case ExitCode::incomplete:
       return "incomplete";
+    case ExitCode::drill_failed:
+      return "drill_failed";
   }
   return "failure";
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "common/log.hh"
 #include "host/commands/command.hh"
+#include "host/commands/drill-text.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
 #include "host/commands/still-point-text.hh"
@@ -10,7 +11,9 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <map>
 #include <memory>
+#include <optional>
 
 namespace stillpoint {
 
@@ -18,7 +21,7 @@ namespace {
 
 using Align = Table::Align;
 
-Json json_row(const Manifest& manifest) {
+Json json_row(const Manifest& manifest, const std::optional<DrillRecord>& drill) {
   const Totals totals = totals_of(manifest);
   return {{"name", manifest.name},
           {"id", manifest.id},
@@ -33,10 +36,11 @@ Json json_row(const Manifest& manifest) {
           {"read", totals.read},
           {"changed", totals.changed},
           {"stored", totals.stored},
-          {"window_us", manifest.window.total.count()}};
+          {"window_us", manifest.window.total.count()},
+          {"drill", drill ? drill_summary_json(*drill) : Json(nullptr)}};
 }
 
-std::vector<std::string> table_row(const Manifest& manifest) {
+std::vector<std::string> table_row(const Manifest& manifest, const std::optional<DrillRecord>& drill) {
   const Totals totals = totals_of(manifest);
   return {manifest.name,
           fmt::format("{}{}", to_string(manifest.grade), totals.complete ? "" : " (incomplete)"),
@@ -44,7 +48,8 @@ std::vector<std::string> table_row(const Manifest& manifest) {
           format_size(totals.disk_bytes),
           format_size(totals.changed),
           format_size(totals.stored),
-          manifest.window.total.count() == 0 ? "-" : format_duration(manifest.window.total)};
+          manifest.window.total.count() == 0 ? "-" : format_duration(manifest.window.total),
+          drill ? drill_summary(*drill) : "-"};
 }
 
 ExitCode list(const std::string& domain, const Invocation& invocation) {
@@ -52,6 +57,7 @@ ExitCode list(const std::string& domain, const Invocation& invocation) {
   const std::vector<StillPointSummary> found = repository.list(domain);
   if (found.empty() && !domain.empty())
     throw NotFound(fmt::format("there is no still point of a domain '{}'", domain), "'stillpoint list' shows all");
+  const std::map<std::string, std::string> drills = repository.drills();
   ExitCode code = ExitCode::success;
   Json rows = Json::array();
   Table table({{"NAME"},
@@ -60,15 +66,19 @@ ExitCode list(const std::string& domain, const Invocation& invocation) {
                {"DISKS", Align::right},
                {"CHANGED", Align::right},
                {"STORED", Align::right},
-               {"WINDOW", Align::right}});
+               {"WINDOW", Align::right},
+               {"DRILL"}});
   for (const StillPointSummary& summary : found) {
     if (invocation.stop.stop_requested()) throw Interrupted("stopped while listing");
     try {
       const Manifest manifest = repository.load(summary.name);
+      const auto drilled = drills.find(manifest.name);
+      const std::optional<DrillRecord> drill =
+          drilled == drills.end() ? std::nullopt : read_drill(repository, manifest, drilled->second);
       if (invocation.json)
-        rows.push_back(json_row(manifest));
+        rows.push_back(json_row(manifest, drill));
       else
-        table.add(table_row(manifest));
+        table.add(table_row(manifest, drill));
     } catch (const Error& e) {
       if (e.exit_code() != ExitCode::corruption && e.exit_code() != ExitCode::configuration) throw;
       // The others are still good, and the operator looks for one of them.
@@ -77,7 +87,7 @@ ExitCode list(const std::string& domain, const Invocation& invocation) {
       if (invocation.json)
         rows.push_back({{"name", summary.name}, {"domain", summary.domain}, {"damaged", e.what()}});
       else
-        table.add({summary.name, "damaged", "-", "-", "-", "-", "-"});
+        table.add({summary.name, "damaged", "-", "-", "-", "-", "-", "-"});
     }
   }
   if (invocation.json)

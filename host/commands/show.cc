@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/commands/command.hh"
+#include "host/commands/drill-text.hh"
 #include "host/commands/output.hh"
 #include "host/commands/still-point-text.hh"
 #include "host/repository/repository.hh"
 
 #include <CLI/CLI.hpp>
 
+#include <map>
 #include <memory>
+#include <optional>
 
 namespace stillpoint {
 
@@ -15,10 +18,16 @@ namespace {
 ExitCode show(const std::string& name, const Invocation& invocation) {
   Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(name);
-  if (invocation.json)
-    print_json(to_json(manifest));
-  else
-    print_result(describe(manifest));
+  const std::map<std::string, std::string> drills = repository.drills(manifest.name);
+  std::optional<DrillRecord> drill;
+  if (!drills.empty()) drill = read_drill(repository, manifest, drills.begin()->second);
+  if (invocation.json) {
+    Json json = to_json(manifest);
+    if (drill) json["drill"] = to_json(*drill);
+    print_json(json);
+  } else {
+    print_result(describe(manifest) + (drill ? "\nDrill\n" + describe(*drill) : ""));
+  }
   return ExitCode::success;
 }
 

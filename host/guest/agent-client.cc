@@ -53,6 +53,11 @@ void AgentClient::run_dumps(std::string_view id, const std::vector<std::string>&
   channel_->conversation.run_dumps(id, names, sink_for, silence, stop);
 }
 
+void AgentClient::run_checks(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
+                             std::chrono::milliseconds silence, const std::stop_token& stop) {
+  channel_->conversation.run_checks(id, names, sink_for, silence, stop);
+}
+
 void AgentClient::finish(std::string_view id) noexcept {
   try {
     channel_->conversation.finish(id, Deadline(finish_limit));

@@ -44,6 +44,12 @@ class AgentClient {
   void run_dumps(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
                  std::chrono::milliseconds silence, const std::stop_token& stop);
 
+  /// After the dumps: lets the servers check the databases that these dumps are of, as run_dumps() does. A sink gets
+  /// what a check finds wrong, and nothing of a good one. One whose checked_by() is not called was not checked: its
+  /// failure says why.
+  void run_checks(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
+                  std::chrono::milliseconds silence, const std::stop_token& stop);
+
   /// Lets the agent close its database snapshots. Never throws; bounded.
   void finish(std::string_view id) noexcept;
 

@@ -199,7 +199,13 @@ Report AgentConversation::report(std::string_view id, const Deadline& deadline) 
 void AgentConversation::run_dumps(std::string_view id, const std::vector<std::string>& names,
                                   const DumpSinkFor& sink_for, std::chrono::milliseconds silence,
                                   const std::stop_token& stop) {
-  DumpRun(*this, std::string(id), names, sink_for, silence, stop).run();
+  DumpRun(*this, type::dump, std::string(id), names, sink_for, silence, stop).run();
+}
+
+void AgentConversation::run_checks(std::string_view id, const std::vector<std::string>& names,
+                                   const DumpSinkFor& sink_for, std::chrono::milliseconds silence,
+                                   const std::stop_token& stop) {
+  DumpRun(*this, type::check, std::string(id), names, sink_for, silence, stop).run();
 }
 
 void AgentConversation::finish(std::string_view id, const Deadline& deadline) {

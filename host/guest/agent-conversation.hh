@@ -43,6 +43,8 @@ class DumpSink {
   virtual void write(std::span<const std::byte> bytes) = 0;
   /// `failure` is empty when the tool succeeded and every byte has arrived.
   virtual void end(const std::string& failure) = 0;
+  /// Before the end of a check that was made: the program that made it.
+  virtual void checked_by(const std::string& tool) { static_cast<void>(tool); }
 };
 using DumpSinkFor = std::function<std::unique_ptr<DumpSink>(const std::string& name)>;
 
@@ -69,6 +71,8 @@ class AgentConversation {
   [[nodiscard]] Report report(std::string_view id, const Deadline& deadline);
   void run_dumps(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
                  std::chrono::milliseconds silence, const std::stop_token& stop);
+  void run_checks(std::string_view id, const std::vector<std::string>& names, const DumpSinkFor& sink_for,
+                  std::chrono::milliseconds silence, const std::stop_token& stop);
   /// Throws Unreachable, QuiesceError.
   void finish(std::string_view id, const Deadline& deadline);
 

@@ -26,9 +26,11 @@ constexpr std::chrono::milliseconds cancel_limit = 5s;
 
 }  // namespace
 
-DumpRun::DumpRun(AgentConversation& conversation, std::string id, const std::vector<std::string>& names,
-                 const DumpSinkFor& sink_for, std::chrono::milliseconds silence, const std::stop_token& stop)
+DumpRun::DumpRun(AgentConversation& conversation, std::string_view request, std::string id,
+                 const std::vector<std::string>& names, const DumpSinkFor& sink_for, std::chrono::milliseconds silence,
+                 const std::stop_token& stop)
     : conversation_(conversation),
+      request_(request),
       id_(std::move(id)),
       names_(names),
       sink_for_(sink_for),
@@ -80,7 +82,7 @@ void DumpRun::start_some() {
     outside_of_time([&] { stream.sink = sink_for_(name); });
     stream.last_heard = SteadyClock::now();
     streams_.emplace(number, std::move(stream));
-    conversation_.send(Json{{"type", type::dump}, {"id", id_}, {"stream", number}, {"name", name}});
+    conversation_.send(Json{{"type", request_}, {"id", id_}, {"stream", number}, {"name", name}});
     conversation_.send(Json{{"type", type::credit}, {"stream", number}, {"bytes", dump_window}});
   }
 }
@@ -115,6 +117,8 @@ void DumpRun::take_end(const Json& message) {
   const std::uint64_t bytes = json_uint(message, "bytes");
   const bool ok = json_bool(message, "ok");
   const std::string words = shown(json_string_or(message, "message", "", 65536));
+  if (const std::string tool = shown(json_string_or(message, "tool", "", 64)); !tool.empty())
+    outside_of_time([&] { found->second.sink->checked_by(tool); });
   if (!ok) return end(found, words.empty() ? "the dump failed in the guest" : words);
   if (bytes != found->second.received)
     return end(found,
@@ -126,7 +130,7 @@ void DumpRun::take_end(const Json& message) {
 void DumpRun::take_error(const Json& message) {
   if (json_string_or(message, "message", "", 65536) == protocol::not_greeted)
     throw Unreachable("the agent was started anew: what it held is gone");
-  if (json_string_or(message, "request", "", 32) != type::dump) return;
+  if (json_string_or(message, "request", "", 32) != request_) return;
   auto found = streams_.end();
   if (message.contains("stream"))
     found = streams_.find(static_cast<std::uint32_t>(json_uint(message, "stream", UINT32_MAX)));

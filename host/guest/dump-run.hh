@@ -14,11 +14,13 @@
 
 namespace stillpoint {
 
-/// One call of AgentConversation::run_dumps().
+/// One call of AgentConversation::run_dumps() or run_checks().
 class DumpRun {
  public:
-  DumpRun(AgentConversation& conversation, std::string id, const std::vector<std::string>& names,
-          const DumpSinkFor& sink_for, std::chrono::milliseconds silence, const std::stop_token& stop);
+  /// `request`: protocol::type::dump or check.
+  DumpRun(AgentConversation& conversation, std::string_view request, std::string id,
+          const std::vector<std::string>& names, const DumpSinkFor& sink_for, std::chrono::milliseconds silence,
+          const std::stop_token& stop);
 
   void run();
 
@@ -48,6 +50,7 @@ class DumpRun {
   void outside_of_time(F work);
 
   AgentConversation& conversation_;
+  const std::string_view request_;
   const std::string id_;
   const std::vector<std::string>& names_;
   const DumpSinkFor& sink_for_;

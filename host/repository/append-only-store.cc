@@ -2,6 +2,7 @@
 #include "host/repository/append-only-store.hh"
 
 #include "common/errors.hh"
+#include "host/repository/drill-record.hh"
 #include "host/repository/lease.hh"
 #include "host/repository/pack.hh"
 #include "host/repository/still-point-name.hh"
@@ -17,8 +18,8 @@ namespace stillpoint {
 
 namespace {
 
-constexpr std::array<std::string_view, 6> may_add{"packs/", "index/",      "manifests/",
-                                                  "locks/", "quarantine/", "protected/"};
+constexpr std::array<std::string_view, 7> may_add{"packs/",      "index/",     "manifests/", "locks/",
+                                                  "quarantine/", "protected/", "drills/"};
 
 [[noreturn]] void refuse(std::string_view what) {
   throw ConfigError(fmt::format("the repository is open for adding only: {}", what),
@@ -64,11 +65,21 @@ void AppendOnlyStore::check_manifest(std::string_view object) const {
   if (!named) refuse(fmt::format("{} is no still point's name", object));
   if (named->instant > wall_now() + clock_margin || named->instant < opened_ - clock_margin)
     refuse(fmt::format("{} was not taken now", object));
-  const auto matches = [&](const std::string& pattern) {
-    return ::fnmatch(pattern.c_str(), named->domain.c_str(), 0) == 0;
-  };
+  check_domain(named->domain);
+}
+
+/// The newest drill counts: one of a later time than now would count for ever.
+void AppendOnlyStore::check_drill(std::string_view object) const {
+  const DrillObject named = parse_drill_object(object);
+  if (named.still_point.empty()) refuse(fmt::format("{} is no drill's name", object));
+  if (named.at > wall_now() + clock_margin) refuse(fmt::format("{} has not been yet", object));
+  check_domain(parse_still_point_name(named.still_point).domain);
+}
+
+void AppendOnlyStore::check_domain(const std::string& domain) const {
+  const auto matches = [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), domain.c_str(), 0) == 0; };
   if (!domains_.empty() && std::ranges::none_of(domains_, matches))
-    refuse(fmt::format("{} is no domain of this account", named->domain));
+    refuse(fmt::format("{} is no domain of this account", domain));
 }
 
 std::unique_ptr<ObjectWriter> AppendOnlyStore::writer(std::string name) {
@@ -76,6 +87,7 @@ std::unique_ptr<ObjectWriter> AppendOnlyStore::writer(std::string name) {
   if (std::ranges::none_of(may_add, starts)) refuse(fmt::format("{} is not for a writer to make", name));
   if (starts("packs/") && !parse_pack_name(name)) refuse(fmt::format("{} is no pack's name", name));
   if (starts("manifests/")) check_manifest(name);
+  if (starts("drills/")) check_drill(name);
   if (!starts("locks/")) return store_->writer(std::move(name));
   if (!is_writers_lease(name)) refuse(fmt::format("{} is no lease of a writer", name));
   return std::make_unique<LeaseWriter>(*this, std::move(name));

@@ -36,6 +36,8 @@ class AppendOnlyStore : public Store {
  private:
   class LeaseWriter;
   void check_manifest(std::string_view object) const;
+  void check_drill(std::string_view object) const;
+  void check_domain(const std::string& domain) const;
 
   std::unique_ptr<Store> store_;
   std::vector<std::string> domains_;

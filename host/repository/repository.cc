@@ -182,6 +182,20 @@ std::string nearest(const std::vector<StillPointSummary>& all, const StillPointN
   return fmt::format("there is {}", fmt::join(names, ", "));
 }
 
+/// Of drills whose still point is gone. They are written after it: one that is not in a later list is deleted.
+void sweep_drills(Store& store) {
+  std::vector<std::string> objects;
+  for (const ObjectInfo& object : store.list("drills"))
+    objects.push_back(object.name);
+  if (objects.empty()) return;
+  std::set<std::string> names;
+  for (const ObjectInfo& object : store.list("manifests"))
+    if (const std::optional<StillPointSummary> summary = summary_of(object.name)) names.insert(summary->name);
+  for (const std::string& object : objects)
+    if (const std::string name = parse_drill_object(object).still_point; !name.empty() && !names.contains(name))
+      store.remove(object);
+}
+
 std::string protection_object(const std::string& name) {
   const StillPointName parsed = parse_still_point_name(name);
   return fmt::format("protected/{}/{}", escape_domain(parsed.domain), parsed.time);
@@ -451,6 +465,44 @@ void Repository::remove(const std::string& name) {
   const StillPointName parsed = parse_still_point_name(name);
   if (!contains(name)) throw NotFound(fmt::format("there is no still point '{}'", name), nearest(list(), parsed));
   engine_->store->remove(manifest_object(parsed.domain, parsed.time));
+  for (const ObjectInfo& object : engine_->store->list("drills/" + escape_domain(parsed.domain)))
+    if (parse_drill_object(object.name).still_point == name) engine_->store->remove(object.name);
+}
+
+void Repository::record_drill(const DrillRecord& record) {
+  engine_->need_writable();
+  const std::string object = drill_object(record.name, record.at);
+  Json json = to_json(record);
+  if (engine_->keys) json = encrypt_document(engine_->keys->documents, object, json);
+  engine_->store->put(object, as_bytes(seal_document("drill", json)));
+}
+
+std::map<std::string, std::string> Repository::drills(std::string_view name) {
+  std::map<std::string, std::pair<WallTime, std::string>> newest;
+  const std::string prefix = name.empty() ? "drills" : "drills/" + escape_domain(parse_still_point_name(name).domain);
+  for (const ObjectInfo& object : engine_->store->list(prefix)) {
+    const DrillObject named = parse_drill_object(object.name);
+    if (!name.empty() && named.still_point != name) continue;
+    if (named.still_point.empty()) {
+      log_warning("{} is not a drill's record: ignored", object.name);
+      continue;
+    }
+    auto& [at, is] = newest[named.still_point];
+    if (is.empty() || at < named.at) at = named.at, is = object.name;
+  }
+  std::map<std::string, std::string> objects;
+  for (auto& [still_point, found] : newest)
+    objects.emplace(still_point, std::move(found.second));
+  return objects;
+}
+
+DrillRecord Repository::load_drill(const std::string& object) {
+  Json json = open_document("drill", engine_->store->get(object, max_document_bytes), object);
+  if (engine_->keys) json = decrypt_document(engine_->keys->documents, object, json);
+  DrillRecord record = parse_drill(json);
+  if (drill_object(record.name, record.at) != object)
+    throw Corruption(fmt::format("{} is the record of another drill", object));
+  return record;
 }
 
 bool Repository::contains(const std::string& name) {
@@ -501,6 +553,7 @@ ReclaimResult Repository::reclaim(const ReclaimOptions& options) {
     if (!store.exists(feature)) store.put(feature, {});
     drop_damaged_dooms(store);
     sweep_unfinished(store);
+    sweep_drills(store);
   }
   const auto names = [this, &options] {
     std::vector<std::string> all;

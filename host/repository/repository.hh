@@ -3,6 +3,7 @@
 
 #include "common/block.hh"
 #include "common/clock.hh"
+#include "host/repository/drill-record.hh"
 #include "host/repository/key-ring.hh"
 #include "host/repository/manifest.hh"
 #include "host/repository/prune-result.hh"
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -140,6 +142,14 @@ class Repository {
   void remove(const std::string& name);
   /// Keeps a still point from being deleted, or no longer. Throws NotFound.
   void protect(const std::string& name, bool on);
+  /// Writes down how a drill of a still point went: the newest counts.
+  void record_drill(const DrillRecord& record);
+  /// The newest drill's object of each still point that had one, by its name; of one still point when it is named in
+  /// full.
+  [[nodiscard]] std::map<std::string, std::string> drills(std::string_view name = {});
+  /// Throws NotFound, Corruption.
+  [[nodiscard]] DrillRecord load_drill(const std::string& object);
+
   /// By its full name.
   [[nodiscard]] bool contains(const std::string& name);
   [[nodiscard]] bool is_protected(const std::string& name);

@@ -47,7 +47,7 @@ Program server(const ServedDisk& disk, const ServingPlace& place, const fs::path
   if (!path) throw ConfigError("there is no nbdkit, which serves disks", "install the package nbdkit");
   Program program;
   program.path = path.get();
-  program.arguments = {"--readonly", "--pidfile", pid_file.native()};
+  program.arguments = {disk.writable ? "--filter=cow" : "--readonly", "--pidfile", pid_file.native()};
   if (life == Life::ours)
     program.arguments.insert(program.arguments.end(), {"--foreground", "--exit-with-parent"});
   else

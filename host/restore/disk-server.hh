@@ -19,6 +19,7 @@ struct ServedDisk {
   std::string disk;
   std::string key_file;                   ///< empty for none
   std::optional<std::string> passphrase;  ///< for a repository that is opened by one
+  bool writable = false;                  ///< what clients write goes to a file of the server's, which is gone with it
 };
 
 /// Where it listens: a Unix socket, or a port.

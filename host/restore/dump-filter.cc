@@ -116,7 +116,7 @@ class PostgreSqlAll : public DumpFilter {
 /// pg_dump heads each of its entries with "-- Name: orders; Type: TABLE; Schema: public; Owner: app".
 class PostgreSqlTables : public DumpFilter {
  public:
-  PostgreSqlTables(std::vector<std::string> tables, DumpSink sink)
+  PostgreSqlTables(std::vector<std::string> tables, FilterSink sink)
       : DumpFilter(std::move(sink)), wanted_(std::move(tables)) {}
 
  protected:
@@ -160,7 +160,7 @@ bool chooses_database(std::string_view line) {
 /// mariadb-dump heads a table's parts with "-- Table structure for table `orders`" below a line of two dashes.
 class MySqlTables : public DumpFilter {
  public:
-  MySqlTables(std::vector<std::string> tables, DumpSink sink)
+  MySqlTables(std::vector<std::string> tables, FilterSink sink)
       : DumpFilter(std::move(sink)), wanted_(std::move(tables)) {}
 
  protected:
@@ -228,19 +228,19 @@ void DumpFilter::finish() {
     throw NotFound(fmt::format("the dump has no table {}", fmt::join(names, ", ")));
 }
 
-std::unique_ptr<DumpFilter> postgresql_filter(DumpSink sink) {
+std::unique_ptr<DumpFilter> postgresql_filter(FilterSink sink) {
   return std::make_unique<PostgreSqlAll>(std::move(sink));
 }
 
-std::unique_ptr<DumpFilter> postgresql_table_filter(std::vector<std::string> tables, DumpSink sink) {
+std::unique_ptr<DumpFilter> postgresql_table_filter(std::vector<std::string> tables, FilterSink sink) {
   return std::make_unique<PostgreSqlTables>(std::move(tables), std::move(sink));
 }
 
-std::unique_ptr<DumpFilter> mysql_table_filter(std::vector<std::string> tables, DumpSink sink) {
+std::unique_ptr<DumpFilter> mysql_table_filter(std::vector<std::string> tables, FilterSink sink) {
   return std::make_unique<MySqlTables>(std::move(tables), std::move(sink));
 }
 
-std::unique_ptr<DumpFilter> mysql_database_filter(DumpSink sink) {
+std::unique_ptr<DumpFilter> mysql_database_filter(FilterSink sink) {
   return std::make_unique<MySqlDatabase>(std::move(sink));
 }
 

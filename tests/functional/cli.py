@@ -22,6 +22,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.documents import reseal  # noqa: E402
 from support.scratch import scratch_directory, run  # noqa: E402
 
 PROGRAM = None
@@ -34,19 +35,6 @@ def stillpoint(*arguments, env=None, text=True, **options):
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **(env or {})}
     return run(
         [PROGRAM, *arguments], TIME_LIMIT, check=False, env=environment, text=text, **options
-    )
-
-
-def reseal(path, change):
-    """Changes a document of a repository and gives it the checksum that fits."""
-    text = path.read_text(encoding="utf-8")
-    kind = text[len('{"sha256":"') + 64 + 3 :].split('"', 1)[0]
-    content = json.loads(text)[kind]
-    change(content)
-    inner = json.dumps(content, separators=(",", ":"))
-    path.chmod(0o644)
-    path.write_text(
-        '{"sha256":"%s","%s":%s}\n' % (hashlib.sha256(inner.encode()).hexdigest(), kind, inner), encoding="utf-8"
     )
 
 
@@ -143,7 +131,7 @@ class CommandLine(unittest.TestCase):
     def test_help_and_version(self):
         done = stillpoint("--help")
         self.assertEqual(done.returncode, 0)
-        for verb in ("init", "backup", "list", "show", "restore", "dump", "files", "verify", "prune", "delete", "protect"):
+        for verb in ("init", "backup", "list", "show", "restore", "dump", "files", "verify", "prune", "delete", "protect", "drill"):
             self.assertIn(verb, done.stdout)
             own = stillpoint(verb, "--help")
             self.assertEqual(own.returncode, 0, verb)
@@ -154,7 +142,7 @@ class CommandLine(unittest.TestCase):
     def test_the_manual_names_every_option_and_code(self):
         manual = pathlib.Path(__file__).resolve().parents[2] / "docs/man/stillpoint.1"
         words = manual.read_text(encoding="utf-8").replace("\\-", "-")
-        for verb in (None, "init", "backup", "list", "show", "restore", "dump", "files", "verify", "prune", "key"):
+        for verb in (None, "init", "backup", "list", "show", "restore", "dump", "files", "verify", "prune", "key", "drill"):
             for line in stillpoint(*([verb] if verb else []), "--help").stdout.splitlines():
                 for word in line.replace(",", " ").split():
                     if word.startswith("--"):

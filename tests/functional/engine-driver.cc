@@ -53,6 +53,14 @@ void obey(Engine& engine, const std::string& command, std::istringstream& argume
     arguments >> name >> path;
     return write_dump(engine.start_dump(name), path);
   }
+  if (command == "check") {
+    std::string name;
+    std::string path;
+    arguments >> name >> path;
+    RunningCheck check = engine.start_check(name);
+    answer["tool"] = check.tool;
+    return write_dump(std::move(check.run), path);
+  }
   arguments >> limit;
   const Deadline deadline{milliseconds(limit > 0 ? limit : 20000)};
   if (command == "prepare" || command == "prepare-without-dumps") {

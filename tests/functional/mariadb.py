@@ -310,6 +310,29 @@ class MariaDb(unittest.TestCase):
             self.assertRegex(report["shop"]["position"]["binlog"], r"^bin\.\d+:\d+$")
             self.assertRegex(report["shop"]["position"]["gtid"], r"^0-1-\d+$")
 
+    def test_a_check_finds_a_broken_table(self):
+        self.server.sql("CREATE DATABASE checked; USE checked; CREATE TABLE t (id INT PRIMARY KEY) ENGINE=MyISAM; INSERT INTO t SELECT seq FROM seq_1_to_3000; FLUSH TABLES")
+        self.addCleanup(self.server.sql, "DROP DATABASE checked")
+        path = os.path.join(self.scratch, "check")
+
+        def check():
+            driver = self.driver()
+            for words in (["prepare"], ["quiesce", 3000], ["release", 3000]):
+                driver.do(*words)
+            answer = driver.do("check", driver.report()["checked"]["dump"], path)
+            self.assertEqual(answer["tool"], "mariadb-check")
+            driver.do("finish")
+            driver.kill()
+            with open(path, encoding="utf-8") as found:
+                return found.read()
+
+        self.assertEqual(check(), "")
+        self.server.sql("FLUSH TABLES")
+        with open(os.path.join(self.server.data, "checked/t.MYI"), "r+b") as index:
+            index.seek(2048)
+            index.write(os.urandom(4096))
+        self.assertIn("Corrupt", check())
+
     def test_without_the_barrier_they_differ(self):
         # What is written after the database snapshot must reach the disk, or the copy could not show that nobody was held.
         self.server.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1")

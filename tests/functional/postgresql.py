@@ -351,6 +351,29 @@ class PostgreSqlTest(unittest.TestCase):
         with open(self.server.log_path, errors="replace") as log:
             self.assertNotRegex(log.read(), r"(?m)^(?!stillpoint\|).*deadlock detected")
 
+    def test_a_check_finds_an_index_that_its_table_is_not_in(self):
+        half = "CREATE OR REPLACE FUNCTION half(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 / {}; END'"
+        self.server.sql("CREATE DATABASE checked")
+        self.addCleanup(self.server.sql, "DROP DATABASE checked WITH (FORCE)")
+        for statement in (half.format(2), "CREATE TABLE t AS SELECT generate_series(1, 1000) i", "CREATE INDEX odd ON t (half(i))"):
+            self.server.sql(statement, "checked")
+        driver = self.driver()
+        driver.must("prepare")
+        self.quiesce(driver)
+        driver.must("release")
+        check = f"check postgresql/port-{PORT}/checked {self.scratch}/check"
+        self.assertEqual(driver.must(check)["tool"], "pg_amcheck")
+        with open(self.scratch + "/check", "rb") as found:
+            self.assertEqual(found.read(), b"")
+        self.server.sql(half.format(3), "checked")
+        answer = driver.ask(check)
+        self.assertFalse(answer["ok"], answer)
+        with open(self.scratch + "/check", "rb") as found:
+            self.assertIn(b"lacks matching index tuple", found.read())
+        answer = driver.ask(f"check postgresql/port-{PORT}/@globals {self.scratch}/check")
+        self.assertNotIn("tool", answer)
+        driver.must("finish")
+
     def test_without_the_barrier_the_dump_differs(self):
         self.load()
         driver = self.driver("postgres", "no-barrier")

@@ -27,7 +27,7 @@ class Companion:
 
     def run(self, verb, *arguments, timeout=600, check=True, **options):
         command = [self.program, verb, "--repository", self.repository]
-        if verb in ("backup", "boot", "restore", "thaw"):
+        if verb in ("backup", "boot", "drill", "restore", "thaw"):
             command += ["--connect", self.uri]
         return run([*command, *arguments], timeout, check=check, **options)
 

@@ -10,7 +10,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.guest import Guest
 from support.load import counts, start_load
-from support.proof import prove_databases, prove_trees, restore_disks
+from support.proof import Row, prove_databases, prove_trees, restore_disks
 from support.scratch import Failure, run, wait_until
 from support.suite import WithGuest, run_with_guest
 
@@ -40,14 +40,19 @@ class StillPoint(WithGuest):
         return {disk["target"]: disk for disk in manifest["disks"]}
 
     def recovered(self, manifest):
-        """Restores, compares the trees, boots a second guest, and yields every row of the proof."""
+        """Restores and compares the trees, drills, looks at the drill's guest too, and yields every row of the proof."""
         directory = self.scratch / manifest["id"]
         disks = restore_disks(self.companion, manifest, directory)
         yield from prove_trees(self.companion, manifest, disks, directory)
-        with Guest(self.libvirtd, self.image, "recovered", disks, self.kind, directory) as guest:
-            guest.wait_agent()
-            guest.wait_databases()
-            yield from prove_databases(self.companion, manifest, guest)
+        drill = self.companion.json("drill", manifest["name"], "--directory", self.scratch / "drill", "--keep")
+        for step in drill["steps"]:
+            yield Row(f"drill: {step['kind']} {step['name']}", step["outcome"], step["outcome"] == "passed", step["detail"])
+        guest = Guest(self.libvirtd, self.image, "web1-drill", [], self.kind, directory)
+        for database in (dump["name"].split("/")[2] for dump in manifest["dumps"] if dump["name"].startswith("postgresql")):
+            if not database.startswith("@"):
+                guest.sh(f"runuser -u postgres -- psql -qd {database} -c 'DROP EXTENSION amcheck'")
+        yield from prove_databases(self.companion, manifest, guest)
+        self.companion.run("boot", "--remove", "web1-drill", "--directory", self.scratch / "drill")
 
     @contextlib.contextmanager
     def booted(self, manifest):
@@ -120,6 +125,8 @@ class StillPoint(WithGuest):
         for row in self.recovered(self.manifests[1]):
             with self.subTest(row.what):
                 self.assertTrue(row.good, f"{row.what}: {row.found}\n{row.detail}")
+        self.assertEqual([bool(entry["drill"]) for entry in self.companion.json("list")], [False, True])
+        self.assertTrue(self.companion.json("show", self.manifests[1]["name"])["drill"]["passed"])
         before = counts(self.guest)
         self.guest.sh("sleep 5")
         after = counts(self.guest)

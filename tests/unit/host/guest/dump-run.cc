@@ -21,6 +21,7 @@ const std::string id(32, 'a');
 struct Received {
   std::string bytes;
   std::string failure = "never ended";
+  std::string tool;  ///< of a check
 };
 using All = std::map<std::string, Received>;
 
@@ -29,6 +30,7 @@ class Keep : public DumpSink {
   explicit Keep(Received& into) : into_(into) {}
   void write(std::span<const std::byte> bytes) override { into_.bytes += as_text(bytes); }
   void end(const std::string& failure) override { into_.failure = failure; }
+  void checked_by(const std::string& tool) override { into_.tool = tool; }
 
  private:
   Received& into_;
@@ -252,4 +254,46 @@ TEST_CASE("a slow sink's time is not the agent's") {
   });
   AgentConversation conversation(agent.take(), Deadline(20s));
   conversation.run_dumps(id, {"a/b", "a/c"}, [](const std::string&) { return std::make_unique<Slow>(); }, 300ms, {});
+}
+
+TEST_CASE("a check says who made it and what was found, and an agent that knows none says so") {
+  All all;
+  const auto checked = [&](const std::vector<std::string>& names, const std::function<void(Port&)>& script) {
+    ScriptedAgent agent([&](Port& port) {
+      port.answer_hello();
+      script(port);
+      port.wait_for_close();
+    });
+    AgentConversation conversation(agent.take(), Deadline(20s));
+    conversation.run_checks(id, names, [&](const std::string& name) { return std::make_unique<Keep>(all[name]); }, 20s,
+                            {});
+  };
+  checked({"a/good", "a/bad", "a/none"}, [](Port& port) {
+    Json end = end_of(stream_of(port.receive("check")), 0);
+    end["tool"] = "pg_amcheck";
+    port.send(end);
+    const std::uint32_t bad = stream_of(port.receive("check"));
+    port.send_data(bad, "index is broken");
+    end = end_of(bad, 15, false, "exit status 2");
+    end["tool"] = "pg_amcheck\x1b[2J";
+    port.send(end);
+    port.send(end_of(stream_of(port.receive("check")), 0, false, "not installed"));
+  });
+  CHECK(all["a/good"].tool == "pg_amcheck");
+  CHECK(all["a/good"].failure.empty());
+  CHECK(all["a/bad"].tool.find('\x1b') == std::string::npos);
+  CHECK(all["a/bad"].bytes == "index is broken");
+  CHECK(all["a/bad"].failure == "exit status 2");
+  CHECK(all["a/none"].tool.empty());
+  CHECK(all["a/none"].failure == "not installed");
+  checked({"b/old", "b/older"}, [](Port& port) {
+    for (int i = 0; i < 2; ++i) {
+      port.receive("check");
+      port.send(Json{{"type", "error"}, {"request", "check"}, {"message", "this request is not known"}});
+    }
+  });
+  for (const char* name : {"b/old", "b/older"}) {
+    CHECK(all[name].tool.empty());
+    CHECK(all[name].failure == "this request is not known");
+  }
 }
