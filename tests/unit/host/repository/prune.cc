@@ -270,6 +270,27 @@ TEST_CASE("what cannot be read deletes nothing") {
   CHECK(open(sample).reclaim({}).packs_deleted == 1);
 }
 
+TEST_CASE("what NFS leaves of files that were deleted while they were open is no object") {
+  const Sample sample;
+  const Other other(sample, 7, "2026-11-23T08:20:11Z");
+  open(sample).remove(other.name);
+  make_old(sample);
+  std::vector<fs::path> left;
+  for (const char* folder : {"manifests/web1", "packs/ab", "index", "tmp", "locks", "doomed", "quarantine"}) {
+    fs::create_directories(sample.root() / folder);
+    left.push_back(sample.root() / folder / ".nfs000000000000a01500000001");
+    std::ofstream(left.back()) << "somebody has it open";
+  }
+  CHECK(whole(sample));
+  CHECK(open(sample).reclaim({}).packs_deleted == 1);
+  CHECK(open(sample).list().size() == 1);
+  CHECK(open(sample).rebuild_index() == 1);
+  CHECK(whole(sample));
+  // They go with who has them open: to delete one only gives it another name.
+  for (const fs::path& path : left)
+    CHECK(fs::exists(path));
+}
+
 TEST_CASE("protected still points stay") {
   const Sample sample;
   Repository repository = open(sample);
