@@ -219,7 +219,8 @@ bool is_free(const fs::path& path) {
   std::error_code failure;
   for (fs::directory_iterator it(path, failure); !failure && it != fs::directory_iterator(); it.increment(failure))
     if (it->path().filename() != "lost+found") return false;
-  if (failure) throw ConfigError(fmt::format("cannot list {}: {}", path.native(), failure.message()));
+  if (failure)
+    throw ConfigError(fmt::format("cannot list {}: {}", path.native(), failure.message()), refusal_hint(path, {}));
   return true;
 }
 

@@ -20,6 +20,8 @@ MODULES = "nfsd nfs nfsv3 nfsv4 lockd veth".split()
 # The guest has its own, which fit its loader.
 LIBC = re.compile(r"ld-linux|lib(c|m|dl|rt|pthread|resolv)\.so")
 EXPORTED = "/srv/nfs"
+# On another file system: what lies on one is not told apart.
+SQUASHED = "/srv/squashed"
 # Seconds. The defaults are 90: so long a restarted server waits for its clients, and they for it.
 GRACE = 15
 
@@ -37,12 +39,12 @@ chmod 755 /usr/local/bin/*
 mkfs.ext4 -q /dev/vde
 mount /dev/vde {EXPORTED}
 chmod 755 {EXPORTED}
-mkdir -m 755 {EXPORTED}/squashed
+mkdir -m 755 {SQUASHED}
 modprobe -a {' '.join(MODULES)}
 mount -t nfsd nfsd /proc/fs/nfsd
 mkdir -p /var/lib/nfs/rpc_pipefs /var/lib/nfs/sm /var/lib/nfs/sm.bak /var/lib/nfs/nfsdcld /run/rpcbind
 mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs
-touch /var/lib/nfs/etab /var/lib/nfs/rmtab /var/lib/nfs/state
+touch /etc/exports /var/lib/nfs/etab /var/lib/nfs/rmtab /var/lib/nfs/state
 for user in _rpc statd; do useradd --system --no-create-home $user; done
 chown -R statd /var/lib/nfs/sm /var/lib/nfs/sm.bak /var/lib/nfs/state
 rpcbind -w </dev/null >/dev/null
@@ -50,7 +52,7 @@ nfsdcld </dev/null >/dev/null
 echo {GRACE} >/proc/fs/nfsd/nfsv4leasetime
 echo {GRACE} >/proc/fs/nfsd/nfsv4gracetime
 exportfs -o rw,sync,no_subtree_check,no_root_squash,fsid=1 '*:{EXPORTED}'
-exportfs -o rw,sync,no_subtree_check,root_squash,fsid=2 '*:{EXPORTED}/squashed'
+exportfs -o rw,sync,no_subtree_check,root_squash,fsid=2 '*:{SQUASHED}'
 rpc.mountd </dev/null >/dev/null
 rpc.nfsd 4
 """

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "common/errors.hh"
+#include "common/file.hh"
 #include "host/repository/lease.hh"
 #include "host/repository/repository.hh"
 #include "tests/unit/host/repository/support.hh"
@@ -289,6 +290,22 @@ TEST_CASE("what NFS leaves of files that were deleted while they were open is no
   // They go with who has them open: to delete one only gives it another name.
   for (const fs::path& path : left)
     CHECK(fs::exists(path));
+}
+
+TEST_CASE("a name that another object has is refused, and one that the object has got already is not") {
+  const Sample sample;
+  const std::unique_ptr<Store> store = open_store(sample.scratch.repository(), StoreAccess::write);
+  const std::string text = "an answer that got lost";
+  const std::unique_ptr<ObjectWriter> object = store->writer("index/lost");
+  object->append(as_bytes(text));
+  // As an NFS server does that is restarted before it answers.
+  fs::create_hard_link(only_file(sample.root() / "tmp"), sample.root() / "index/lost");
+  object->commit();
+  CHECK(store->get("index/lost", 100) == text);
+  CHECK(files_below(sample.root() / "tmp").empty());
+  CHECK_THROWS_AS(store->put("index/lost", as_bytes(text)), StorageError);
+  CHECK(files_below(sample.root() / "tmp").empty());
+  CHECK(store->get("index/lost", 100) == text);
 }
 
 TEST_CASE("protected still points stay") {
