@@ -37,6 +37,13 @@ std::uint64_t file_size(int fd, std::string_view name) {
   return static_cast<std::uint64_t>(info.st_size);
 }
 
+/// Not when all of the file system is stale: then nobody knows what is there.
+bool is_gone(const std::string& path) {
+  // NFS asks the server when a file is opened; access() is content with what was there a minute ago.
+  const UniqueFd again(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  return !again && errno == ENOENT;
+}
+
 /// Throws Corruption; NotFound where it was open when another host deleted it.
 void read_object(int fd, std::uint64_t offset, std::span<std::byte> buffer, const std::string& path) {
   while (!buffer.empty()) {
@@ -44,9 +51,7 @@ void read_object(int fd, std::uint64_t offset, std::span<std::byte> buffer, cons
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
       const int failure = errno;
-      // Not when all of the file system is stale: then nobody knows what is there.
-      if (failure == ESTALE && ::access(path.c_str(), F_OK) != 0 && errno == ENOENT)
-        throw NotFound(fmt::format("{} was deleted by another host", path));
+      if (failure == ESTALE && is_gone(path)) throw NotFound(fmt::format("{} was deleted by another host", path));
       throw Corruption(errno_message(fmt::format("cannot read {} at {}", path, offset), failure));
     }
     if (n == 0) throw Corruption(fmt::format("{} ends at {}, {} bytes are missing", path, offset, buffer.size()));

@@ -243,13 +243,13 @@ class Nfs(WithGuest):
                 directory = f"/mnt/{'3' if view == '/mnt/3' else '4.2'}"
                 repository = f"{directory}/read-{pathlib.PurePath(view).name}"
                 a.stillpoint("init", repository)
-                image = self.image(a, "read", 12)
+                image = self.image(a, "read", 32)
                 digest = a.sh(f"sha256sum <{image}").split()[0]
                 name = self.back_up(a, repository, "web1", image)
                 a.sh(f"find {repository}/packs -type f -exec touch -d '1 day ago' {{}} +")
                 to = "/var/tmp/host-b/read.raw"
                 seen = repository.replace(directory, view)
-                restore = b.begin(f"exec stillpoint restore --repository {seen} {name} --disk vda --to {to} --limit 256K --overwrite")
+                restore = b.begin(f"exec stillpoint restore --repository {seen} {name} --disk vda --to {to} --limit 1M --overwrite")
                 pid = wait_until(lambda: b.sh("pgrep -f '[k]it/bin/stillpoint restore.*read.raw'", check=False).split(), 120, "it began")[-1]
                 wait_until(lambda: "packs" in b.sh(f"ls -l /proc/{pid}/fd", check=False), 120, "it reads")
                 b.sh(f"kill -STOP {pid}")
