@@ -37,11 +37,23 @@ std::uint64_t file_size(int fd, std::string_view name) {
   return static_cast<std::uint64_t>(info.st_size);
 }
 
+/// Not when all of the file system is stale: then nobody knows what is there.
+bool is_gone(const std::string& path) {
+  // NFS asks the server when a file is opened; access() is content with what was there a minute ago.
+  const UniqueFd again(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  return !again && errno == ENOENT;
+}
+
+/// Throws Corruption; NotFound where it was open when another host deleted it.
 void read_object(int fd, std::uint64_t offset, std::span<std::byte> buffer, const std::string& path) {
   while (!buffer.empty()) {
     const ssize_t n = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_errno<Corruption>(fmt::format("cannot read {} at {}", path, offset));
+    if (n < 0) {
+      const int failure = errno;
+      if (failure == ESTALE && is_gone(path)) throw NotFound(fmt::format("{} was deleted by another host", path));
+      throw Corruption(errno_message(fmt::format("cannot read {} at {}", path, offset), failure));
+    }
     if (n == 0) throw Corruption(fmt::format("{} ends at {}, {} bytes are missing", path, offset, buffer.size()));
     buffer = buffer.subspan(static_cast<std::size_t>(n));
     offset += static_cast<std::uint64_t>(n);
@@ -96,12 +108,11 @@ class DirectoryWriter : public ObjectWriter {
   void commit() override {
     sync_file(fd_.get(), temporary_.native());
     const fs::path target = root_ / name_;
-    if (rename_without_replacing(temporary_, target) != 0) {
+    if (!publish(target)) {
       const int failure = errno;
       if (failure != ENOENT) throw_storage_errno(fmt::format("cannot create {}", target.native()), failure);
       make_directories(root_, fs::path(name_).parent_path());
-      if (rename_without_replacing(temporary_, target) != 0)
-        throw_storage_errno(fmt::format("cannot create {}", target.native()), errno);
+      if (!publish(target)) throw_storage_errno(fmt::format("cannot create {}", target.native()), errno);
     }
     published_ = true;
     fd_.reset();
@@ -123,6 +134,20 @@ class DirectoryWriter : public ObjectWriter {
     return open_file(temporary_, flags, 0600);
   }
 
+  /// False with errno.
+  bool publish(const fs::path& target) const {
+    if (rename_without_replacing(temporary_, target) == 0) return true;
+    if (errno != EEXIST) return false;
+    // An NFS server that was restarted, or whose answer got lost, is asked again for what it has done already.
+    struct stat ours {};
+    struct stat there {};
+    const bool done = ::fstat(fd_.get(), &ours) == 0 && ::lstat(target.c_str(), &there) == 0 &&
+                      ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+    if (done) ::unlink(temporary_.c_str());
+    errno = EEXIST;
+    return done;
+  }
+
   fs::path root_;
   std::string name_;
   bool local_;
@@ -141,7 +166,11 @@ class DirectoryReader : public ObjectReader {
 
   [[nodiscard]] std::uint64_t size() const override { return size_; }
   void read(std::uint64_t offset, std::span<std::byte> buffer) override {
-    read_object(fd_.get(), offset, buffer, path_);
+    try {
+      read_object(fd_.get(), offset, buffer, path_);
+    } catch (const NotFound& e) {
+      throw Corruption(e.what());
+    }
   }
 
  private:
@@ -183,12 +212,20 @@ bool is_network(const fs::path& path) {
   return std::ranges::count(local, static_cast<long>(info.f_type)) == 0;
 }
 
+/// What to do where this user may not: on a network it is the server that says who root is.
+std::string refusal_hint(const fs::path& path, std::string otherwise) {
+  if (::geteuid() != 0 || !is_network(path)) return otherwise;
+  return "an NFS server that takes root for nobody (root_squash) refuses what root may do: export it with "
+         "no_root_squash, or give it a directory of the user that root is there";
+}
+
 /// Whether nothing is in it but what a new file system has.
 bool is_free(const fs::path& path) {
   std::error_code failure;
   for (fs::directory_iterator it(path, failure); !failure && it != fs::directory_iterator(); it.increment(failure))
     if (it->path().filename() != "lost+found") return false;
-  if (failure) throw ConfigError(fmt::format("cannot list {}: {}", path.native(), failure.message()));
+  if (failure)
+    throw ConfigError(fmt::format("cannot list {}: {}", path.native(), failure.message()), refusal_hint(path, {}));
   return true;
 }
 
@@ -205,6 +242,8 @@ void list_below(const fs::path& directory, const std::string& prefix, std::vecto
     }
     if (S_ISDIR(info.st_mode) && depth < 4) list_below(it->path(), name, objects, depth + 1);
     const auto modified = std::chrono::sys_seconds(std::chrono::seconds(info.st_mtim.tv_sec));
+    // So NFS calls what was deleted while a program of this host had it open.
+    if (it->path().filename().native().starts_with(".nfs")) continue;
     if (S_ISREG(info.st_mode)) objects.push_back({name, static_cast<std::uint64_t>(info.st_size), modified});
   }
   if (failure) throw Corruption(fmt::format("cannot list {}: {}", directory.native(), failure.message()));
@@ -220,8 +259,13 @@ DirectoryStore::DirectoryStore(const fs::path& path, StoreAccess access) : root_
   if (access == StoreAccess::create) {
     if (!there) {
       // A disk holds its guest's secrets, and a tree its set-user-ID programs.
-      if (::mkdir(root_.c_str(), 0700) != 0)
-        throw_storage_errno(fmt::format("cannot create {}", root_.native()), errno);
+      if (::mkdir(root_.c_str(), 0700) != 0) {
+        const int failure = errno;
+        const std::string hint = refusal_hint(fs::absolute(root_).parent_path(), {});
+        if ((failure == EACCES || failure == EPERM) && !hint.empty())
+          throw StorageError(errno_message(fmt::format("cannot create {}", root_.native()), failure), hint);
+        throw_storage_errno(fmt::format("cannot create {}", root_.native()), failure);
+      }
       sync_directory(fs::absolute(root_).parent_path());
     } else if (!is_free(root_)) {
       throw ConfigError(fmt::format("{} is not empty", root_.native()),
@@ -232,9 +276,10 @@ DirectoryStore::DirectoryStore(const fs::path& path, StoreAccess access) : root_
                       "check the path and that its file system is mounted, or create one with 'stillpoint init'");
   }
   root_ = fs::canonical(root_);
-  if (access != StoreAccess::read && ::access(root_.c_str(), W_OK | X_OK) != 0)
-    throw ConfigError(errno_message(fmt::format("the repository {} cannot be written", root_.native()), errno),
-                      "check that it is mounted read-write and who you are");
+  if (access != StoreAccess::read && ::access(root_.c_str(), W_OK | X_OK) != 0) {
+    const std::string what = errno_message(fmt::format("the repository {} cannot be written", root_.native()), errno);
+    throw ConfigError(what, refusal_hint(root_, "check that it is mounted read-write and who you are"));
+  }
   is_local_ = !is_network(root_);
 }
 
@@ -242,8 +287,10 @@ UniqueFd DirectoryStore::open_object(const std::string& name) const {
   const fs::path path = root_ / name;
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd && errno == ENOENT) throw NotFound(fmt::format("{} does not exist", path.native()));
-  if (!fd && (errno == EACCES || errno == EPERM))
-    throw_errno<ConfigError>(fmt::format("cannot open {}", path.native()));
+  if (!fd && (errno == EACCES || errno == EPERM)) {
+    const std::string what = errno_message(fmt::format("cannot open {}", path.native()), errno);
+    throw ConfigError(what, refusal_hint(root_, {}));
+  }
   if (!fd && (errno == EMFILE || errno == ENFILE)) throw_errno(fmt::format("cannot open {}", path.native()));
   if (!fd) throw_errno<Corruption>(fmt::format("cannot open {}", path.native()));
   return fd;

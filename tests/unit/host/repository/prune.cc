@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "common/errors.hh"
+#include "common/file.hh"
 #include "host/repository/lease.hh"
 #include "host/repository/repository.hh"
 #include "tests/unit/host/repository/support.hh"
@@ -268,6 +269,43 @@ TEST_CASE("what cannot be read deletes nothing") {
   CHECK(packs(sample) == 2);
   flip(manifest, 200, std::byte{1});
   CHECK(open(sample).reclaim({}).packs_deleted == 1);
+}
+
+TEST_CASE("what NFS leaves of files that were deleted while they were open is no object") {
+  const Sample sample;
+  const Other other(sample, 7, "2026-11-23T08:20:11Z");
+  open(sample).remove(other.name);
+  make_old(sample);
+  std::vector<fs::path> left;
+  for (const char* folder : {"manifests/web1", "packs/ab", "index", "tmp", "locks", "doomed", "quarantine"}) {
+    fs::create_directories(sample.root() / folder);
+    left.push_back(sample.root() / folder / ".nfs000000000000a01500000001");
+    std::ofstream(left.back()) << "somebody has it open";
+  }
+  CHECK(whole(sample));
+  CHECK(open(sample).reclaim({}).packs_deleted == 1);
+  CHECK(open(sample).list().size() == 1);
+  CHECK(open(sample).rebuild_index() == 1);
+  CHECK(whole(sample));
+  // They go with who has them open: to delete one only gives it another name.
+  for (const fs::path& path : left)
+    CHECK(fs::exists(path));
+}
+
+TEST_CASE("a name that another object has is refused, and one that the object has got already is not") {
+  const Sample sample;
+  const std::unique_ptr<Store> store = open_store(sample.scratch.repository(), StoreAccess::write);
+  const std::string text = "an answer that got lost";
+  const std::unique_ptr<ObjectWriter> object = store->writer("index/lost");
+  object->append(as_bytes(text));
+  // As an NFS server does that is restarted before it answers.
+  fs::create_hard_link(only_file(sample.root() / "tmp"), sample.root() / "index/lost");
+  object->commit();
+  CHECK(store->get("index/lost", 100) == text);
+  CHECK(files_below(sample.root() / "tmp").empty());
+  CHECK_THROWS_AS(store->put("index/lost", as_bytes(text)), StorageError);
+  CHECK(files_below(sample.root() / "tmp").empty());
+  CHECK(store->get("index/lost", 100) == text);
 }
 
 TEST_CASE("protected still points stay") {
