@@ -207,7 +207,7 @@ GuestFiles::Place OfflineDrill::find_directory(const DatabaseReport& server) {
 void OfflineDrill::copy_directory(const GuestFiles::Place& place, const fs::path& work) {
   const std::unique_ptr<CaptureProgress> progress = run_.line(place.path);
   const fs::path data = work / "data";
-  static_cast<void>(copy_out(files_, place, data, *progress));
+  static_cast<void>(copy_out(files_, place, data, {}, *progress));
   if (run_.stop().token().stop_requested()) throw Interrupted("stopped while a data directory was copied");
   // PostgreSQL's log and tablespaces may lie elsewhere.
   if (fs::is_symlink(fs::symlink_status(data / "pg_wal"))) copy_linked(place, data / "pg_wal", work, "pg_wal");
@@ -230,7 +230,7 @@ void OfflineDrill::copy_linked(const GuestFiles::Place& place, const fs::path& l
   } catch (const NotFound&) {
     found = files_.find(place.file_system, target, true);
   }
-  static_cast<void>(copy_out(files_, *found, work / name, *progress));
+  static_cast<void>(copy_out(files_, *found, work / name, {}, *progress));
   fs::remove(link);
   fs::create_symlink(fs::path("/work") / name, link);
 }

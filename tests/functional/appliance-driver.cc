@@ -4,6 +4,7 @@
 #include "common/errors.hh"
 #include "host/capture/appliance-reader.hh"
 #include "host/capture/raw-image.hh"
+#include "host/capture/shared-reader.hh"
 #include "host/capture/tree-writer.hh"
 
 #include <fmt/format.h>
@@ -42,7 +43,8 @@ int main(int count, char** words) {
       if (!found.readable()) continue;
       std::string name = found.volume;
       std::replace(name.begin(), name.end(), '/', '_');
-      TreeWriter writer(target / name, std::nullopt, reader.content());
+      SharedReader content(reader.content());
+      TreeWriter writer(target / name, std::nullopt, content);
       reader.walk(found, "", true, writer);
       const TreeCounts counts = writer.finish();
       fmt::print("entries={} bytes={}\n", counts.entries, counts.bytes);

@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::uint32_t journal_magic = 0xc03b3998;
 constexpr std::size_t most_logged = 4000000;
-constexpr std::size_t header_size = 12;
+constexpr std::size_t journal_header = 12;
 
 enum BlockType : std::uint32_t { descriptor = 1, commit = 2, super_1 = 3, super_2 = 4, revocation = 5 };
 enum Feature : std::uint32_t { revokes = 0x1, wide = 0x2, async = 0x4, checksums_2 = 0x8, checksums_3 = 0x10 };
@@ -139,7 +139,7 @@ bool Journal::is_whole(std::size_t checksum_at) {
 void Journal::take_tags(std::uint32_t& place) {
   const std::size_t size = has(checksums_3) ? 16 : (has(wide) ? 12U : 8U) + (has(checksums_2) ? 2U : 0U);
   const std::size_t end = block_.size() - (has_checksums() ? 4 : 0);
-  for (std::size_t at = header_size; at + size <= end;) {
+  for (std::size_t at = journal_header; at + size <= end;) {
     const std::uint32_t flags = has(checksums_3) ? big(block_, at + 4) : big(block_, at + 6, 2);
     std::uint64_t block = big(block_, at);
     if (has(wide)) block |= std::uint64_t{big(block_, at + 8)} << 32;
