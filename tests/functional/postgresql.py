@@ -852,7 +852,11 @@ class PostgreSqlTest(unittest.TestCase):
         driver = self.driver_of(standby)
         driver.must("prepare")
         driver.must("quiesce")
-        time.sleep(0.5)
+        # What it is left alone with at the end: more than a slow machine's half second may bring.
+        deadline = time.monotonic() + 20
+        while standby.sql("SELECT pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn() > 200000") != "t":
+            self.assertLess(time.monotonic(), deadline, "nothing comes from the primary")
+            time.sleep(0.05)
         copy = self.crash_copy(standby)
         driver.must("release")
         entry = driver.report()["app"]
