@@ -5,6 +5,7 @@
 #include "common/file.hh"
 #include "common/log.hh"
 #include "common/text.hh"
+#include "host/capture/tree-metadata.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -50,30 +51,10 @@ constexpr std::size_t most_said = 1000;
 constexpr std::size_t longest_said = 2000;
 constexpr std::size_t most_xattr_bytes = 64 << 10;  ///< of a list, or of a value: XATTR_LIST_MAX, XATTR_SIZE_MAX
 
-mode_t type_of(EntryType type) {
-  switch (type) {
-    case EntryType::file:
-      return S_IFREG;
-    case EntryType::directory:
-      return S_IFDIR;
-    case EntryType::symlink:
-      return S_IFLNK;
-    case EntryType::fifo:
-      return S_IFIFO;
-    case EntryType::socket:
-      return S_IFSOCK;
-    case EntryType::character_device:
-      return S_IFCHR;
-    case EntryType::block_device:
-      return S_IFBLK;
-  }
-  return S_IFREG;
-}
-
 struct stat stat_of(const NodeAttributes& attributes) {
   struct stat status {};
   status.st_ino = attributes.inode;
-  status.st_mode = type_of(attributes.type) | (attributes.mode & 07777);
+  status.st_mode = type_bits(attributes.type) | (attributes.mode & 07777);
   status.st_nlink = attributes.links;
   status.st_uid = attributes.uid;
   status.st_gid = attributes.gid;
@@ -348,7 +329,7 @@ class DirectoryAnswer {
   bool add(const std::string& name, const MountNode::Brief& brief, std::size_t next) {
     fuse_entry_param entry{};
     entry.attr.st_ino = brief.inode;
-    entry.attr.st_mode = type_of(brief.type);
+    entry.attr.st_mode = type_bits(brief.type);
     char* to = bytes_.data() + used_;
     const std::size_t left = bytes_.size() - used_;
     const auto offset = static_cast<off_t>(next);

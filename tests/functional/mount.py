@@ -19,6 +19,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.documents import reseal  # noqa: E402
 from support.scratch import run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
 
 PROGRAM = DRIVER = MAKE_SAMPLE_TREE = None
@@ -26,19 +27,6 @@ MIB = 1 << 20
 TIME_LIMIT = 60
 SKIPPED = 77
 FUSE = os.path.exists("/dev/fuse")
-
-
-def reseal(path, change):
-    """Changes a document of a repository and gives it the checksum that fits."""
-    text = path.read_text(encoding="utf-8")
-    kind = text[len('{"sha256":"') + 64 + 3 :].split('"', 1)[0]
-    content = json.loads(text)[kind]
-    change(content)
-    inner = json.dumps(content, separators=(",", ":"))
-    path.chmod(0o644)
-    path.write_text(
-        '{"sha256":"%s","%s":%s}\n' % (hashlib.sha256(inner.encode()).hexdigest(), kind, inner), encoding="utf-8"
-    )
 
 
 def mounts():

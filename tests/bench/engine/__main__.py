@@ -17,9 +17,7 @@ The table is Markdown on standard output (docs/performance.md has one); STILLPOI
 
 import argparse
 import collections
-import dataclasses
 import filecmp
-import json
 import os
 import pathlib
 import shutil
@@ -27,7 +25,7 @@ import sys
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[2]), str(pathlib.Path(__file__).resolve().parents[1])]
 from engine import dumps, image, live
-from engine.measure import machine, table, warm
+from engine.measure import machine, save, table, warm
 from engine.tools import NAME, PEERS, TOOLS, Stillpoint
 from support.companion import built_companion
 from support.scratch import SOURCE, Failure, run, say, scratch_directory, unwind_on_signals
@@ -155,8 +153,7 @@ def main():
         for part in arguments.parts or (images, guest, dump_changes):
             part(scratch, arguments, costs)
     if arguments.json:
-        plain = {o: {t: [dataclasses.asdict(one) for one in of] for t, of in by.items()} for o, by in costs.items()}
-        arguments.json.write_text(json.dumps({"machine": machine(), "costs": plain}, indent=1) + "\n", encoding="utf-8")
+        save(costs, arguments.json)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """What a command costs, and tables of it."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import statistics
@@ -76,3 +77,9 @@ def table(title, costs, ours):
         ratio = one.wall / median(costs[ours]).wall if ours in costs else float("nan")
         lines.append(f"| {tool} | {one.wall:.2f} | {one.cpu:.2f} | {one.memory / 1e6:.0f} | {added} | {ratio:.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def save(costs, path):
+    """The bare numbers, as JSON."""
+    plain = {o: {t: [dataclasses.asdict(one) for one in of] for t, of in by.items()} for o, by in costs.items()}
+    path.write_text(json.dumps({"machine": machine(), "costs": plain}, indent=1) + "\n", encoding="utf-8")

@@ -17,14 +17,12 @@ STILLPOINT_BUILD names the build to measure.
 
 import argparse
 import collections
-import dataclasses
-import json
 import os
 import pathlib
 import sys
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[2]), str(pathlib.Path(__file__).resolve().parents[1])]
-from engine.measure import cost, machine, table, warm
+from engine.measure import cost, machine, save, table, warm
 from support.scratch import SOURCE, Failure, run, say, scratch_directory, unwind_on_signals
 from tree import image
 
@@ -136,8 +134,7 @@ def main():
     for title, by_tool in costs.items():
         print(table(title, by_tool, RSYNC), flush=True)
     if arguments.json:
-        plain = {o: {t: [dataclasses.asdict(one) for one in of] for t, of in by.items()} for o, by in costs.items()}
-        arguments.json.write_text(json.dumps({"machine": machine(), "costs": plain}, indent=1) + "\n", encoding="utf-8")
+        save(costs, arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <cstring>
 #include <map>
 #include <random>
@@ -63,13 +62,6 @@ void change(Bytes& disk, std::size_t number, std::uint64_t seed) {
   const std::size_t at = number * block;
   const Bytes bytes = random_bytes(std::min(block, disk.size() - at), seed);
   std::ranges::copy(bytes, disk.begin() + static_cast<std::ptrdiff_t>(at));
-}
-
-bool is_whole(Repository& repository) {
-  VerifyOptions options;
-  options.read_percent = 100;
-  const VerifyResult result = repository.verify({}, options);
-  return result.damaged.empty() && result.problems.empty();
 }
 
 }  // namespace
@@ -148,8 +140,7 @@ TEST_CASE("increments upon increments read as the disk was each time") {
     // What the last one is made of is kept when all others are gone.
     for (std::size_t i = 0; i + 1 < manifests.size(); ++i)
       repository.remove(manifests[i].name);
-    for (const fs::path& pack : files_below(fs::path(scratch.repository()) / "packs"))
-      fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+    make_packs_old(scratch.repository());
     static_cast<void>(repository.reclaim({}));
     Repository again(scratch.repository(), Repository::Mode::write);
     CHECK((read_whole(again, again.load(manifests.back().name).disks[0].map) == contents.back()));

@@ -45,16 +45,7 @@ bool reads(const Sample& sample, const std::string& name, const Bytes& disk) {
 
 bool whole(const Sample& sample) {
   Repository repository = open(sample);
-  VerifyOptions options;
-  options.read_percent = 100;
-  const VerifyResult result = repository.verify({}, options);
-  return result.damaged.empty() && result.problems.empty();
-}
-
-/// As if they had been written yesterday: those of a running backup are left alone.
-void make_old(const Sample& sample) {
-  for (const fs::path& pack : files_below(sample.root() / "packs"))
-    fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+  return is_whole(repository);
 }
 
 std::size_t packs(const Sample& sample) {
@@ -112,7 +103,7 @@ TEST_CASE("prune waits for those who began before, and those who began later rel
   open(sample).remove(sample.manifest.name);
   CHECK(open(sample).reclaim({}).packs_waiting == 0);  // it could be what the running one has just written
   CHECK(packs(sample) == 2);
-  make_old(sample);
+  make_packs_old(sample.root());
   ReclaimResult result = open(sample).reclaim({});
   CHECK(result.packs_waiting == 1);
   CHECK(result.waits_for.size() == 1);
@@ -233,7 +224,7 @@ TEST_CASE("many prunes and backups at once: some are told to wait, and nothing i
   CHECK(whole(sample));
   CHECK(open(sample).list("web1").size() == 1 + 3 * 2);
   CHECK(reads(sample, sample.manifest.name, sample.disk));
-  make_old(sample);
+  make_packs_old(sample.root());
   CHECK(open(sample).reclaim({}).waits_for.empty());
   CHECK(whole(sample));
 }
@@ -242,7 +233,7 @@ TEST_CASE("a lease that cannot be read counts as held") {
   const Quiet quiet;
   const Sample sample;
   const Other other(sample, 7, "2026-11-23T08:20:11Z");
-  make_old(sample);
+  make_packs_old(sample.root());
   open(sample).remove(other.name);
   const fs::path lease = sample.root() / "locks" / ("shared-" + random_id() + ".0");
   std::ofstream(lease) << "what is this?";
@@ -275,7 +266,7 @@ TEST_CASE("what NFS leaves of files that were deleted while they were open is no
   const Sample sample;
   const Other other(sample, 7, "2026-11-23T08:20:11Z");
   open(sample).remove(other.name);
-  make_old(sample);
+  make_packs_old(sample.root());
   std::vector<fs::path> left;
   for (const char* folder : {"manifests/web1", "packs/ab", "index", "tmp", "locks", "doomed", "quarantine"}) {
     fs::create_directories(sample.root() / folder);
@@ -339,7 +330,7 @@ TEST_CASE("a still point that has another one's id does not stand for it") {
       repository.commit(forged);
     }
   }
-  make_old(sample);
+  make_packs_old(sample.root());
   static_cast<void>(open(sample).reclaim({}));
   CHECK(sample.reads());
   CHECK(whole(sample));

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <random>
 
@@ -131,6 +132,18 @@ Manifest commit(Repository& repository, std::string_view domain, const DiskMap& 
   }
   repository.commit(manifest);
   return manifest;
+}
+
+bool is_whole(Repository& repository) {
+  VerifyOptions options;
+  options.read_percent = 100;
+  const VerifyResult result = repository.verify({}, options);
+  return result.damaged.empty() && result.problems.empty();
+}
+
+void make_packs_old(const fs::path& repository) {
+  for (const fs::path& pack : files_below(repository / "packs"))
+    fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
 }
 
 std::vector<fs::path> files_below(const fs::path& directory) {

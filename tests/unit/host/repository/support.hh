@@ -53,6 +53,12 @@ class Scratch {
 Manifest commit(Repository& repository, std::string_view domain, const DiskMap& disk,
                 const std::optional<StreamMap>& dump = std::nullopt, std::string_view time = "2026-11-22T08:20:11Z");
 
+/// Whether verify() finds nothing wrong with all that is there, every byte read.
+[[nodiscard]] bool is_whole(Repository& repository);
+
+/// As if they had been written yesterday: prune leaves those of a running backup alone.
+void make_packs_old(const std::filesystem::path& repository);
+
 /// All objects of the repository by path below it.
 [[nodiscard]] std::vector<std::filesystem::path> files_below(const std::filesystem::path& directory);
 [[nodiscard]] std::filesystem::path only_file(const std::filesystem::path& directory);

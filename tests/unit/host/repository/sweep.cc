@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
@@ -219,9 +218,7 @@ TEST_CASE("whatever others commit or rebuild at any step of prune stays") {
         remove_oldest(repository, promises);
       }
       if (!indexed) fs::remove_all(scratch.repository() + "/index");
-      // As if it had been there since yesterday.
-      for (const fs::path& pack : files_below(scratch.repository() + "/packs"))
-        fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+      make_packs_old(scratch.repository());
       const std::uint64_t taken = prune_beside(scratch.repository(), at, [&] {
         Repository other(scratch.repository(), Repository::Mode::write);
         if (rebuild) other.rebuild_index();

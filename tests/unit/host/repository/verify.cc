@@ -7,7 +7,6 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 
 using namespace stillpoint;
@@ -111,8 +110,7 @@ TEST_CASE("a chunk that is stored twice survives the damage of one copy") {
   flip(rotten, first_payload + 10, std::byte{1});
   CHECK(verify(sample, 100).damaged_chunks == 1);
   Repository repository(sample.scratch.repository(), Repository::Mode::write);
-  for (const fs::path& pack : files_below(sample.root() / "packs"))
-    fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+  make_packs_old(sample.root());
   static_cast<void>(repository.reclaim({}));
   CHECK(verify(sample, 100).damaged.empty());
   CHECK(sample.reads());
@@ -129,8 +127,7 @@ TEST_CASE("of a chunk that is stored twice prune keeps a copy that it has read")
     REQUIRE(packs.size() == 2);
     // Nobody has looked since.
     flip(packs[rotten], first_payload + 10, std::byte{1});
-    for (const fs::path& pack : packs)
-      fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+    make_packs_old(sample.root());
     static_cast<void>(Repository(sample.scratch.repository(), Repository::Mode::write).reclaim({}));
     CHECK(sample.reads());
     CHECK(verify(sample, 100).damaged.empty());
@@ -162,8 +159,7 @@ TEST_CASE("a pack that is rewritten gives up no chunk for a rotten copy in a pac
     repository.remove(sample.manifest.name);
   }
   flip(second, first_payload + 10, std::byte{1});
-  for (const fs::path& pack : files_below(sample.root() / "packs"))
-    fs::last_write_time(pack, fs::last_write_time(pack) - std::chrono::hours(24));
+  make_packs_old(sample.root());
   static_cast<void>(Repository(sample.scratch.repository(), Repository::Mode::write).reclaim({}));
   CHECK(!fs::exists(first));
   Repository repository(sample.scratch.repository(), Repository::Mode::write);
