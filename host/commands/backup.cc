@@ -253,6 +253,23 @@ std::vector<DiskSource> limited(const Run& run, std::vector<DiskSource> disks) {
   return disks;
 }
 
+/// Another host may back up a domain of the same name in the same second: the later one takes the next name.
+void commit_by_free_name(Run& run, TreeDirectory* trees) {
+  Manifest& manifest = run.manifest;
+  constexpr unsigned tries = 5;
+  for (unsigned taken = 0;; ++taken) {
+    manifest.name = run.repository.free_name(manifest.domain, manifest.instant, taken);
+    pause_for_test("name");
+    try {
+      if (trees != nullptr) trees->publish(manifest.name, manifest.trees);
+      return run.repository.commit(manifest);
+    } catch (const StorageError&) {
+      const bool is_taken = run.repository.contains(manifest.name) || (trees != nullptr && trees->finds(manifest.name));
+      if (taken == tries || !is_taken) throw;
+    }
+  }
+}
+
 /// Reads every level in parallel, and commits. The manifest is the last thing that is written.
 void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const std::vector<GuestFileSystem>& mounted,
                         AgentClient* agent, const std::function<void()>& check_source) {
@@ -275,9 +292,7 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const 
   }
   pause_for_test("commit");
   check_source();
-  manifest.name = run.repository.free_name(manifest.domain, manifest.instant);
-  if (trees) trees->publish(manifest.name, manifest.trees);
-  run.repository.commit(manifest);
+  commit_by_free_name(run, trees ? &*trees : nullptr);
   if (trees) trees->keep();
 }
 

@@ -178,21 +178,27 @@ std::filesystem::path TreeDirectory::staging(std::string_view tree) {
   return staging_ / tree;
 }
 
+bool TreeDirectory::finds(std::string_view still_point) const {
+  const std::filesystem::path place = repository_ / place_of(still_point);
+  std::error_code unknown;
+  return place != published_ && std::filesystem::exists(place, unknown);
+}
+
 void TreeDirectory::publish(std::string_view still_point, std::vector<TreeRecord>& trees) {
   const bool any = std::any_of(trees.begin(), trees.end(), [](const TreeRecord& t) { return t.failure.empty(); });
   if (!any) return;
+  const std::filesystem::path from = published_.empty() ? staging_ : published_;
   for (const TreeRecord& tree : trees)
-    if (tree.failure.empty() &&
-        !std::filesystem::is_directory(staging_ / tree_name(tree.mount_point, tree.file_system)))
-      throw StorageError(fmt::format("the tree of {} is gone from {}", tree.file_system, staging_.native()),
+    if (tree.failure.empty() && !std::filesystem::is_directory(from / tree_name(tree.mount_point, tree.file_system)))
+      throw StorageError(fmt::format("the tree of {} is gone from {}", tree.file_system, from.native()),
                          "somebody deleted it while it was written: run the backup again");
   const std::filesystem::path place = place_of(still_point);
   const std::filesystem::path domain = (repository_ / place).parent_path();
   make_directories(domain);
-  const UniqueFd directory = open_directory(staging_);
-  if (::syncfs(directory.get()) != 0) throw_storage_errno(fmt::format("cannot sync {}", staging_.native()), errno);
-  if (rename_without_replacing(staging_, repository_ / place) != 0)
-    throw_storage_errno(fmt::format("cannot rename {} to {}", staging_.native(), place.native()), errno);
+  const UniqueFd directory = open_directory(from);
+  if (::syncfs(directory.get()) != 0) throw_storage_errno(fmt::format("cannot sync {}", from.native()), errno);
+  if (rename_without_replacing(from, repository_ / place) != 0)
+    throw_storage_errno(fmt::format("cannot rename {} to {}", from.native(), place.native()), errno);
   published_ = repository_ / place;
   sync_directory(domain);
   sync_directory(repository_ / "trees");

@@ -61,9 +61,12 @@ class TreeDirectory {
   /// Where to write the tree of that name; its parent exists.
   [[nodiscard]] std::filesystem::path staging(std::string_view tree);
 
-  /// Durably moves everything to its place for a still point's name and fills in the records' paths. Throws
-  /// StorageError.
+  /// Durably moves everything to its place for a still point's name and fills in the records' paths; again for another
+  /// name. Throws StorageError.
   void publish(std::string_view still_point, std::vector<TreeRecord>& trees);
+
+  /// Whether others' trees have that still point's place.
+  [[nodiscard]] bool finds(std::string_view still_point) const;
 
   /// The manifest is committed: the trees stay.
   void keep() noexcept { keep_ = true; }

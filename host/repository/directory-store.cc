@@ -212,6 +212,9 @@ bool is_network(const fs::path& path) {
   return std::ranges::count(local, static_cast<long>(info.f_type)) == 0;
 }
 
+/// There once a network file system has brought somebody here who writes.
+constexpr const char* network_object = "network";
+
 /// What to do where this user may not: on a network it is the server that says who root is.
 std::string refusal_hint(const fs::path& path, std::string otherwise) {
   if (::geteuid() != 0 || !is_network(path)) return otherwise;
@@ -281,6 +284,19 @@ DirectoryStore::DirectoryStore(const fs::path& path, StoreAccess access) : root_
     throw ConfigError(what, refusal_hint(root_, "check that it is mounted read-write and who you are"));
   }
   is_local_ = !is_network(root_);
+  if (!is_local_ && access != StoreAccess::read && !DirectoryStore::exists(network_object)) {
+    try {
+      put(network_object, {});
+    } catch (const StorageError&) {
+      if (!DirectoryStore::exists(network_object)) throw;  // another host was first
+    }
+  }
+}
+
+std::chrono::seconds DirectoryStore::visibility() const {
+  std::error_code unknown;
+  const bool shared = !is_local_ || fs::exists(root_ / network_object, unknown) || unknown;
+  return std::chrono::seconds(shared ? 60 : 0);
 }
 
 UniqueFd DirectoryStore::open_object(const std::string& name) const {

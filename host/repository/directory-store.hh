@@ -23,8 +23,8 @@ class DirectoryStore : public Store {
   [[nodiscard]] std::vector<ObjectInfo> list(std::string_view prefix) override;
   [[nodiscard]] bool exists(const std::string& name) override;
   void remove(const std::string& name) override;
-  /// NFS caches directories, for up to a minute by default.
-  [[nodiscard]] std::chrono::seconds visibility() const override { return std::chrono::seconds(is_local_ ? 0 : 60); }
+  /// NFS caches directories, for up to a minute by default: also what is written on the server's own disk.
+  [[nodiscard]] std::chrono::seconds visibility() const override;
   void work_under(std::string_view lease) override { lease_ = lease; }
   void drop_unfinished(std::string_view lease) override;
   /// A file in `locks/`, also between machines where the file system has flock(2) for them.

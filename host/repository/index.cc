@@ -16,6 +16,8 @@ namespace {
 constexpr std::size_t publish_entries = std::size_t{1} << 18;
 /// Entries that a merge may hold in memory (48 bytes each, twice).
 constexpr std::uint64_t merge_entries = std::uint64_t{1} << 21;
+/// Small tables that are merged though there is nothing to publish: writers who may only add leave one each time.
+constexpr std::ptrdiff_t many_tables = 32;
 
 }  // namespace
 
@@ -191,8 +193,14 @@ void Index::publish() {
   publish_locked();
 }
 
+/// Whether tables are to be merged for their number alone.
+bool Index::has_many_tables() const {
+  const auto is_small = [](const Mounted& m) { return !m.name.empty() && m.table.size() < merge_entries / 2; };
+  return writable_ && store_.may_remove() && std::ranges::count_if(tables_, is_small) > many_tables;
+}
+
 void Index::publish_locked() {
-  if (unpublished_.empty()) return;
+  if (unpublished_.empty() && !has_many_tables()) return;
   std::vector<IndexEntry> entries;
   std::vector<PackId> packs;
   std::unordered_map<std::uint32_t, std::uint32_t> table_number;
@@ -260,7 +268,8 @@ std::vector<std::string> Index::merge_small(std::vector<IndexEntry>& entries, st
   for (const Mounted* mounted : by_size) {
     // Merging only what is at most twice as long keeps the number of objects logarithmic, and the work per entry too.
     const std::uint64_t size = mounted->table.size();
-    if (size > 2 * entries.size() + 256 || size + entries.size() > merge_entries) break;
+    const bool first = by_size.front() == mounted && entries.empty();
+    if ((!first && size > 2 * entries.size() + 256) || size + entries.size() > merge_entries) break;
     std::vector<std::uint32_t> renumbered(mounted->packs.size(), absent);
     for (std::size_t i = 0; i < renumbered.size(); ++i) {
       if (mounted->packs[i] == absent) continue;

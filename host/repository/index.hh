@@ -138,6 +138,7 @@ class Index {
   bool usable(const ChunkId& id, std::uint32_t pack, std::uint64_t offset, std::uint64_t stored) const;
   void locate(const ChunkId& id, std::vector<Location>& found) const;
   std::uint32_t number_of(const PackId& id);
+  [[nodiscard]] bool has_many_tables() const;
   void publish_locked();
   std::vector<std::string> merge_small(std::vector<IndexEntry>& entries, std::vector<PackId>& packs);
 

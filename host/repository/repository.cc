@@ -182,6 +182,29 @@ std::string nearest(const std::vector<StillPointSummary>& all, const StillPointN
   return fmt::format("there is {}", fmt::join(names, ", "));
 }
 
+/// Returns when no other prune works here; throws Locked when one does. Of those that begin at once, none of which
+/// knows who was first, one goes on: that with the least id, which waits for the others to see that and to go.
+void stand_alone(Store& store, const std::string& id) {
+  constexpr std::chrono::seconds to_go{10};
+  constexpr std::chrono::milliseconds look{200};
+  std::this_thread::sleep_for(store.visibility());
+  for (const Deadline deadline(to_go + 2 * store.visibility());;) {
+    bool others = false;
+    for (const HeldLease& lease : held_leases(store)) {
+      if (lease.kind != Lease::Kind::exclusive || lease.id == id) continue;
+      if (lease.expired) {
+        fence(store, lease);
+      } else if (lease.id < id || deadline.passed()) {
+        throw Locked(fmt::format("another prune runs: {}", lease.holder), "try again later");
+      } else {
+        others = true;
+      }
+    }
+    if (!others) return;
+    std::this_thread::sleep_for(look);
+  }
+}
+
 /// Of drills whose still point is gone. They are written after it: one that is not in a later list is deleted.
 void sweep_drills(Store& store) {
   std::vector<std::string> objects;
@@ -312,10 +335,11 @@ Repository::Locks Repository::lock_clusters(const std::vector<std::string>& name
   return locks;
 }
 
-std::string Repository::free_name(std::string_view domain, WallTime instant) {
+std::string Repository::free_name(std::string_view domain, WallTime instant, unsigned taken) {
   const std::string short_time = format_time(instant);
-  if (!engine_->store->exists(manifest_object(domain, short_time))) return fmt::format("{}@{}", domain, short_time);
-  for (;; instant += std::chrono::microseconds(1)) {
+  if (taken == 0 && !engine_->store->exists(manifest_object(domain, short_time)))
+    return fmt::format("{}@{}", domain, short_time);
+  for (instant += std::chrono::microseconds(taken);; instant += std::chrono::microseconds(1)) {
     const std::string time = format_time_precise(instant);
     if (!engine_->store->exists(manifest_object(domain, time))) return fmt::format("{}@{}", domain, time);
   }
@@ -536,19 +560,10 @@ WallTime Repository::oldest_work() {
 ReclaimResult Repository::reclaim(const ReclaimOptions& options) {
   Store& store = *engine_->store;
   std::optional<Lease> exclusive;
-  const auto others = [&](bool take_over) {
-    for (const HeldLease& lease : held_leases(store)) {
-      if (lease.kind != Lease::Kind::exclusive || lease.id == exclusive->id()) continue;
-      if (!lease.expired || !take_over)
-        throw Locked(fmt::format("another prune runs: {}", lease.holder), "try again later");
-      fence(store, lease);
-    }
-  };
   if (!options.dry_run) {
     engine_->need_writable();
     exclusive.emplace(engine_->store, Lease::Kind::exclusive);
-    std::this_thread::sleep_for(store.visibility());
-    others(true);
+    stand_alone(store, exclusive->id());
     const std::string feature = "features/ro_compat.leases";
     if (!store.exists(feature)) store.put(feature, {});
     drop_damaged_dooms(store);
@@ -566,10 +581,9 @@ ReclaimResult Repository::reclaim(const ReclaimOptions& options) {
     }
     return all;
   };
+  // Whoever comes later sees our lease, and goes.
   const auto check = [&] {
-    if (!exclusive) return;
-    exclusive->check();
-    others(false);
+    if (exclusive) exclusive->check();
   };
   const std::shared_ptr<ChunkStore> chunks = engine_->open_chunks();
   Pruner pruner(

@@ -111,8 +111,9 @@ class Repository {
                                     const std::stop_token& stop);
 
   /// A free name for a still point of that domain and instant: "web1@2026-11-22T08:20:11Z", with microseconds when that
-  /// one is taken. Throws UsageError for a domain's name that cannot be part of one.
-  [[nodiscard]] std::string free_name(std::string_view domain, WallTime instant);
+  /// one is taken; `taken`: so many names turned out to be. Throws UsageError for a domain's name that cannot be part
+  /// of one.
+  [[nodiscard]] std::string free_name(std::string_view domain, WallTime instant, unsigned taken = 0);
 
   /// Makes everything written durable, then the manifest: pack -> fsync -> rename -> directory fsync -> index ->
   /// manifest. manifest.name is set (free_name). Nothing that is not committed is ever listed.

@@ -39,7 +39,13 @@ std::string Store::get(const std::string& name, std::uint64_t limit) {
   if (object->size() > limit)
     throw Corruption(fmt::format("{}/{} has {} bytes, more than {}", url(), name, object->size(), limit));
   std::string text(object->size(), '\0');
-  object->read(0, std::as_writable_bytes(std::span(text.data(), text.size())));
+  try {
+    object->read(0, std::as_writable_bytes(std::span(text.data(), text.size())));
+  } catch (const Corruption&) {
+    // NFS 3 does not keep what another host deletes for whom it is open.
+    if (!exists(name)) throw NotFound(fmt::format("{}/{} does not exist", url(), name));
+    throw;
+  }
   return text;
 }
 

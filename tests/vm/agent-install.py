@@ -14,7 +14,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.agent import AgentChannel
 from support.load import counts, start_load
-from support.scratch import Failure, wait_until
+from support.scratch import wait_until
 from support.suite import WithGuest, run_with_guest
 
 HOOK = "/usr/lib/stillpoint/fsfreeze-hook"
@@ -120,22 +120,6 @@ class AgentInstall(WithGuest):
         before = counts(self.guest)
         wait_until(lambda: all(counts(self.guest)[name] > before[name] for name in before), 60, "writers go on")
         self.freezes_within_its_limits()
-
-    def test_7_removing_the_package_gives_qemu_ga_its_old_command_back(self):
-        # In a unit of its own: the restart of qemu-ga that the package asks for ends what qemu-ga has started.
-        purge = "apt-get purge -y -q stillpoint-agent && touch /run/purged"
-        self.guest.sh(f"systemd-run -q -E DEBIAN_FRONTEND=noninteractive sh -c '{purge}'")
-        wait_until(self.purged, 120, "apt-get purge", 1)
-        self.assertNotIn(HOOK, self.guest.sh("tr '\\0' ' ' </proc/$(pidof qemu-ga)/cmdline"))
-        self.assertEqual(self.guest.sh("ls -d /etc/stillpoint /var/lib/stillpoint 2>/dev/null", check=False), "")
-        self.virsh("domfsfreeze")
-        self.virsh("domfsthaw")
-
-    def purged(self):
-        try:
-            return self.guest.sh("test -e /run/purged && echo yes", check=False).strip() == "yes"
-        except Failure:  # qemu-ga is being restarted
-            return False
 
 
 run_with_guest(companion=False, channel=True)

@@ -60,6 +60,10 @@ class Backups(WithGuest):
 class Misfortunes(Backups):
     """Every method leaves the guest able to be backed up, which tearDown() tries."""
 
+    @classmethod
+    def setUpClass(cls):
+        cls.companion.backup(cls.guest.name, "--no-trees", "--no-dumps")
+
     def setUp(self):
         self.listed = self.companion.json("list")
 
@@ -211,4 +215,5 @@ class ZLast(Backups):
         self.assertEqual(self.companion.backup(self.guest.name, "--no-trees")["grade"], "crash")
 
 
-run_with_guest(lambda suite: suite.companion.backup(suite.guest.name, "--no-trees", "--no-dumps"), failfast=False)
+if __name__ == "__main__":
+    run_with_guest(failfast=False)

@@ -231,7 +231,8 @@ TEST_CASE("a damaged base costs the dumps that are built on it, and the next bac
     table.update(100, 3);
     second = keep(repository, table, 2);
   }
-  // The first night's pack is the longer one. All of its pieces: which of them are bases depends on the repository's id.
+  // The first night's pack is the longer one. All of its pieces: which of them are bases depends on the repository's
+  // id.
   std::vector<fs::path> packs = files_below(fs::path(scratch.repository()) / "packs");
   std::ranges::sort(packs, {}, [](const fs::path& pack) { return fs::file_size(pack); });
   for (std::uint64_t offset = 1000; offset < fs::file_size(packs.back()) * 3 / 4; offset += 4096)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "common/errors.hh"
 #include "common/file.hh"
+#include "host/repository/append-only-store.hh"
 #include "host/repository/lease.hh"
 #include "host/repository/repository.hh"
 #include "tests/unit/host/repository/support.hh"
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <barrier>
 #include <chrono>
 #include <csignal>
 #include <fstream>
@@ -195,6 +197,53 @@ TEST_CASE("two prunes do not run at once") {
   CHECK_THROWS_AS(open(sample).reclaim({}), Locked);
   other.reset();
   CHECK(open(sample).reclaim({}).packs_deleted == 0);
+}
+
+TEST_CASE("of prunes that begin together one goes on, and one that runs is ended by none that comes") {
+  const Quiet quiet;
+  const Sample sample;
+  for (int round = 0; round < 10; ++round) {
+    std::atomic<int> ended = 0;
+    std::barrier begin(3);
+    std::vector<std::jthread> threads;
+    for (int thread = 0; thread < 3; ++thread)
+      threads.emplace_back([&] {
+        Repository repository = open(sample);
+        begin.arrive_and_wait();
+        try {
+          static_cast<void>(repository.reclaim({}));
+          ++ended;
+        } catch (const Locked&) {
+        }
+      });
+    threads.clear();
+    CHECK(ended > 0);
+  }
+}
+
+TEST_CASE("a prune on the server's own disk knows of hosts that write over a network") {
+  const Sample sample;
+  CHECK(open_store(sample.scratch.repository(), StoreAccess::read)->visibility().count() == 0);
+  std::ofstream(sample.root() / "network");
+  CHECK(open_store(sample.scratch.repository(), StoreAccess::read)->visibility().count() == 60);
+}
+
+TEST_CASE("tables that writers who may only add have left are merged") {
+  const Sample sample;
+  const std::shared_ptr<Store> store = open_store(sample.scratch.repository(), StoreAccess::write);
+  for (int writer = 0; writer < 40; ++writer) {
+    Repository repository(std::make_shared<AppendOnlyStore>(open_store(sample.scratch.repository(), StoreAccess::write),
+                                                            std::vector<std::string>{}),
+                          Repository::Mode::write);
+    const DiskMap map =
+        write_whole(repository, random_bytes(5 * small_chunks, 1000 + static_cast<std::uint64_t>(writer)));
+    const WallTime time = wall_now() + std::chrono::seconds(writer);
+    static_cast<void>(commit(repository, "web1", map, std::nullopt, format_time(time)));
+  }
+  CHECK(store->list("index").size() > 40);
+  CHECK(open(sample).reclaim({}).packs_waiting == 0);
+  CHECK(store->list("index").size() < 8);
+  CHECK(whole(sample));
 }
 
 TEST_CASE("many prunes and backups at once: some are told to wait, and nothing is lost") {
