@@ -320,6 +320,7 @@ void back_up_running(Run& run, const Domain& domain) {
   if (!wait_for_earlier_guards(domain, Deadline(guard_limit)))
     log_warning("a process of an earlier backup still tries to thaw {}", domain.name());
   const std::vector<DomainDisk> disks = choose_disks(run, domain);
+  BackupJob job(domain, disks, run.request.scratch);
   auto agent = meet_agent(run, domain);
 
   const std::string prefix = fmt::format("stillpoint.{}.", run.repository.id().substr(0, 8));
@@ -347,7 +348,7 @@ void back_up_running(Run& run, const Domain& domain) {
       run.evidence.guest_agent_fault.empty() ? domain.guest_file_systems() : std::vector<GuestFileSystem>();
 
   // Before the agent is asked: what it has prepared, and the disks that it has synced, are soon out of date.
-  BackupJob job(domain, std::move(plan), run.request.scratch);
+  job.prepare(std::move(plan));
   pause_for_test("prepare");
   prepare(run, agent);
   const Grade required = required_grade(run);

@@ -4,12 +4,12 @@
 #include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
-#include "common/qcow2-image.hh"
 #include "host/guest/backup-xml.hh"
 #include "host/guest/bounded-call.hh"
 #include "host/guest/checkpoint.hh"
 #include "host/guest/domain-xml.hh"
 #include "host/guest/job-directory.hh"
+#include "host/guest/scratch-files.hh"
 #include "host/guest/scratch-watch.hh"
 #include "host/guest/session.hh"
 #include "host/guest/virt-error.hh"
@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <optional>
 #include <thread>
 
@@ -56,7 +57,7 @@ bool end_job(const Domain& domain, const std::string& socket) {
     const std::shared_ptr<virDomain> target = domain.state()->reach();
     // Refused while the job is still beginning: ask again.
     if (!asked) asked = virDomainAbortJob(target.get()) == 0;
-    std::this_thread::sleep_for(10ms);
+    std::this_thread::sleep_for(2ms);
   }
   return true;
 }
@@ -110,39 +111,26 @@ void require_no_job(const Domain& domain) {
                fmt::format("wait for it to end, or look at it with virsh domjobinfo {}", domain.name()));
 }
 
-BackupJob::BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch)
-    : domain_(domain), plan_(std::move(plan)), scratch_(scratch) {
-  if (plan_.disks.empty()) throw CaptureError(fmt::format("{} has no disk to back up", domain_.name()));
+BackupJob::BackupJob(const Domain& domain, const std::vector<DomainDisk>& disks, const std::filesystem::path& scratch)
+    : domain_(domain) {
   const DomainDefinition definition = parse_domain_xml(domain_.xml(), true);
   for (const DomainDisk& disk : definition.disks)
     all_targets_.push_back(disk.target);
   for (const SkippedDisk& disk : definition.skipped)
     all_targets_.push_back(disk.target);
+  std::map<std::string, std::uint64_t> sizes;
+  for (const DomainDisk& disk : disks)
+    sizes.emplace(disk.target, disk.size);
+  files_ = std::make_unique<ScratchFiles>(scratch, std::move(sizes), definition.owner);
+}
+
+void BackupJob::prepare(BackupPlan plan) {
+  plan_ = std::move(plan);
+  if (plan_.disks.empty()) throw CaptureError(fmt::format("{} has no disk to back up", domain_.name()));
   for (const BackupDisk& disk : plan_.disks)
     if (std::find(all_targets_.begin(), all_targets_.end(), disk.target) == all_targets_.end())
       throw CaptureError(fmt::format("{} has no disk {} any more", domain_.name(), disk.target), "try again");
-  directory_ = std::make_unique<JobDirectory>(scratch_);
-  const Space space = space_of(directory_->path());
-  if (space.free < 2 * scratch_floor(space.size))
-    throw CaptureError(fmt::format("only {} MiB are free in scratch directory {}", space.free >> 20, scratch.native()),
-                       "what the guest overwrites during the backup is kept there: make room or choose another");
-  for (const DomainDisk& disk : domain_.disks())
-    sizes_[disk.target] = disk.size;
-  owner_ = definition.owner;
-  fill_directory();
-}
-
-void BackupJob::fill_directory() {
-  std::vector<std::filesystem::path> files;
-  for (const BackupDisk& disk : plan_.disks) {
-    files.push_back(scratch_file(directory_->path(), disk.target));
-    try {
-      create_qcow2(files.back(), sizes_.at(disk.target));
-    } catch (const StorageError& error) {
-      throw CaptureError(error.what(), error.hint());
-    }
-  }
-  directory_->give_to(owner_, files);
+  files_->wait();
 }
 
 void BackupJob::begin() {
@@ -151,13 +139,13 @@ void BackupJob::begin() {
   running_ = true;  // whatever libvirt leaves of one that fails has to be ended too
   begin_somehow();
   start_took_ = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
-  watch_ = std::make_unique<ScratchWatch>(domain_, directory_->path());
+  watch_ = std::make_unique<ScratchWatch>(domain_, files_->path());
 }
 
 void BackupJob::begin_somehow() {
   while (true) {
     const std::string checkpoint = plan_.checkpoint.empty() ? std::string() : checkpoint_xml(plan_, all_targets_);
-    const auto answer = try_to_begin(domain_, backup_xml(plan_, directory_->path(), all_targets_), checkpoint);
+    const auto answer = try_to_begin(domain_, backup_xml(plan_, files_->path(), all_targets_), checkpoint);
     if (!answer) throw CaptureError(fmt::format("libvirt does not begin the backup job of {} in time", domain_.name()));
     const VirtFault& fault = *answer;
     if (fault.code == 0) return;
@@ -167,8 +155,7 @@ void BackupJob::begin_somehow() {
     if (!is_about_bitmaps(fault) || (!read_more_in_full(fault.message) && !do_without_checkpoint(fault.message)))
       throw_virt<CaptureError>(what, fault);
     // What libvirt has undone may have left something in the scratch files.
-    directory_ = std::make_unique<JobDirectory>(scratch_);
-    fill_directory();
+    files_->make_anew();
   }
 }
 
@@ -205,9 +192,9 @@ void BackupJob::end() noexcept {
   try {
     watch_.reset();
     running_ = false;
-    const std::string socket = directory_->socket();
+    const std::string socket = files_->socket();
     // First: without its scratch files a job that libvirt has yet to begin does not begin.
-    directory_.reset();
+    files_.reset();
     if (!end_job(domain_, socket))
       log_error("the backup job of {} does not end: virsh domjobabort {}", domain_.name(), domain_.name());
     if (!plan_.checkpoint.empty()) remove_checkpoint(domain_, plan_.checkpoint);
@@ -220,14 +207,13 @@ BackupJob::Export BackupJob::export_of(const std::string& target) const {
   const auto disk =
       std::find_if(plan_.disks.begin(), plan_.disks.end(), [&](const BackupDisk& it) { return it.target == target; });
   if (disk == plan_.disks.end()) throw NotFound(fmt::format("the backup job has no disk {}", target));
-  return {directory_->socket(), target,
-          disk->base.empty() ? std::string() : "qemu:dirty-bitmap:" + export_bitmap(target)};
+  return {files_->socket(), target, disk->base.empty() ? std::string() : "qemu:dirty-bitmap:" + export_bitmap(target)};
 }
 
 void BackupJob::check() const {
   if (const std::string verdict = watch_ ? watch_->verdict() : std::string(); !verdict.empty())
     throw CaptureError(verdict, "make room there or choose another scratch directory, then try again");
-  if (running_job_socket(domain_) != directory_->socket())
+  if (running_job_socket(domain_) != files_->socket())
     throw CaptureError(fmt::format("the backup job of {} has ended before its disks were read", domain_.name()),
                        "the domain was shut off, or the job was aborted: try again");
 }
@@ -236,7 +222,7 @@ void BackupJob::keep_checkpoint(const std::string& old) {
   check();
   watch_.reset();
   running_ = false;
-  if (!end_job(domain_, directory_->socket()))
+  if (!end_job(domain_, files_->socket()))
     log_error("the backup job of {} does not end: virsh domjobabort {}", domain_.name(), domain_.name());
   if (!old.empty() && old != plan_.checkpoint) remove_checkpoint(domain_, old);
   // "stillpoint.<repository>.<still point>": what stands before the last dot is this repository's alone.

@@ -7,16 +7,14 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace stillpoint {
 
-class JobDirectory;
+class ScratchFiles;
 class ScratchWatch;
 
 /// How one disk takes part in a backup job.
@@ -50,16 +48,20 @@ void remove_stale_checkpoints(const Domain& domain, std::string_view prefix, con
 /// A pull-mode backup job: from its begin() on the disks can be read over NBD as they were then. The scope ends it.
 class BackupJob {
  public:
-  /// Makes everything that can be made before the freeze window. `scratch` receives the old content of what the guest
-  /// overwrites while the job lasts, and the socket; QEMU's user must be able to search it. Throws CaptureError.
-  BackupJob(const Domain& domain, BackupPlan plan, const std::filesystem::path& scratch);
+  /// Makes what can be made before the freeze window: scratch files for these disks of the domain, among them all that
+  /// will be planned, while others look at it. `scratch` receives them and the socket; QEMU's user must be able to
+  /// search it. Throws CaptureError.
+  BackupJob(const Domain& domain, const std::vector<DomainDisk>& disks, const std::filesystem::path& scratch);
   BackupJob(const BackupJob&) = delete;
   BackupJob& operator=(const BackupJob&) = delete;
   /// Ends the job; unless keep_checkpoint() was called, the new checkpoint is removed and the old one stays.
   ~BackupJob();
 
-  /// Begins it for all disks at once. Where a bitmap turns out to be broken only now, that disk is read in full: look
-  /// at plan() afterwards. Throws Locked when another job runs, CaptureError otherwise.
+  /// Throws CaptureError when it has no disk, or one that the domain has no more, or its files cannot be made.
+  void prepare(BackupPlan plan);
+
+  /// Begins it for all disks at once, as prepared. Where a bitmap turns out to be broken only now, that disk is read in
+  /// full: look at plan() afterwards. Throws Locked when another job runs, CaptureError otherwise.
   void begin();
 
   struct Export {
@@ -80,7 +82,6 @@ class BackupJob {
   void keep_checkpoint(const std::string& old);
 
  private:
-  void fill_directory();
   void begin_somehow();
   [[nodiscard]] bool read_more_in_full(const std::string& message);
   [[nodiscard]] bool do_without_checkpoint(const std::string& message);
@@ -88,11 +89,8 @@ class BackupJob {
 
   Domain domain_;
   BackupPlan plan_;
-  std::filesystem::path scratch_;
   std::vector<std::string> all_targets_;
-  std::optional<UserAndGroup> owner_;           ///< of QEMU's files
-  std::map<std::string, std::uint64_t> sizes_;  ///< of all disks, bytes
-  std::unique_ptr<JobDirectory> directory_;
+  std::unique_ptr<ScratchFiles> files_;
   std::chrono::microseconds start_took_{0};
   bool running_ = false;
   std::unique_ptr<ScratchWatch> watch_;

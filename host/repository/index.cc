@@ -16,6 +16,9 @@ namespace {
 constexpr std::size_t publish_entries = std::size_t{1} << 18;
 /// Entries that a merge may hold in memory (48 bytes each, twice).
 constexpr std::uint64_t merge_entries = std::uint64_t{1} << 21;
+/// Tables that are left as they are: to merge them, small ones each time, would cost a short backup more than it has to
+/// write.
+constexpr std::size_t few_tables = 8;
 /// Small tables that are merged though there is nothing to publish: writers who may only add leave one each time.
 constexpr std::ptrdiff_t many_tables = 32;
 
@@ -217,7 +220,7 @@ void Index::publish_locked() {
   add(copies_);
 
   std::vector<std::string> merged;
-  if (writable_) merged = merge_small(entries, packs);
+  if (writable_ && tables_.size() >= few_tables) merged = merge_small(entries, packs);
   std::vector<std::byte> bytes = encode_index(packs, entries);
   std::string name;
   if (writable_) {
