@@ -124,13 +124,14 @@ namespace {
 constexpr unsigned lock_files = 64;
 constexpr std::chrono::milliseconds lock_interval{50};
 
-/// What nobody will finish: of leases that are gone, and what is a day old and has none.
-void sweep_unfinished(Store& store) {
+/// What nobody will finish: of leases that are gone, and what is a day old and has none. `objects`: of "tmp", as it was
+/// before: who had begun one of them and still works has a lease now.
+void sweep_unfinished(Store& store, const std::vector<ObjectInfo>& objects) {
   std::set<std::string> held;
   for (const HeldLease& lease : held_leases(store))
     held.insert(lease.id);
   const WallTime yesterday = wall_now() - std::chrono::hours(24);
-  for (const ObjectInfo& object : store.list("tmp")) {
+  for (const ObjectInfo& object : objects) {
     const std::string name = object.name.substr(sizeof "tmp");
     const std::size_t dot = name.find('.');
     const bool lost = dot == std::string::npos ? object.modified < yesterday : !held.contains(name.substr(0, dot));
@@ -562,12 +563,13 @@ ReclaimResult Repository::reclaim(const ReclaimOptions& options) {
   std::optional<Lease> exclusive;
   if (!options.dry_run) {
     engine_->need_writable();
+    const std::vector<ObjectInfo> unfinished = store.list("tmp");
     exclusive.emplace(engine_->store, Lease::Kind::exclusive);
     stand_alone(store, exclusive->id());
     const std::string feature = "features/ro_compat.leases";
     if (!store.exists(feature)) store.put(feature, {});
     drop_damaged_dooms(store);
-    sweep_unfinished(store);
+    sweep_unfinished(store, unfinished);
     sweep_drills(store);
   }
   const auto names = [this, &options] {
