@@ -94,9 +94,10 @@ TreeCounts copy_out(GuestFiles& files, const GuestFiles::Place& place, const std
 }
 
 TarCounts archive_out(GuestFiles& files, const GuestFiles::Place& place, const std::string& name,
-                      const TarWriter::Output& output, CaptureProgress& progress) {
+                      const TreeFilter& filter, const TarWriter::Output& output, CaptureProgress& progress) {
   TarWriter writer(place.path, name, files.disk(place), output);
-  CountedSink sink(writer, progress);
+  FilteredSink filtered(writer, filter);
+  CountedSink sink(filtered, progress);
   files.walk(place, true, sink);
   return writer.finish();
 }

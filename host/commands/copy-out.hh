@@ -23,6 +23,6 @@ TreeCounts copy_out(GuestFiles& files, const GuestFiles::Place& place, const std
 
 /// The same as an archive, to `output`; `name`: what it is called there. Throws what reading and `output` throw.
 TarCounts archive_out(GuestFiles& files, const GuestFiles::Place& place, const std::string& name,
-                      const TarWriter::Output& output, CaptureProgress& progress);
+                      const TreeFilter& filter, const TarWriter::Output& output, CaptureProgress& progress);
 
 }  // namespace stillpoint

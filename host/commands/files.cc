@@ -217,8 +217,8 @@ ExitCode cat(const FilesOptions& options, const Invocation& invocation) {
 }
 
 /// `write`: where the archive goes.
-TarCounts archive(Opened& opened, const GuestFiles::Place& place, const std::string& path, const Invocation& invocation,
-                  const TarWriter::Output& write) {
+TarCounts archive(Opened& opened, const GuestFiles::Place& place, const std::string& path, const TreeFilter& filter,
+                  const Invocation& invocation, const TarWriter::Output& write) {
   // As tar -C / -c etc: what is copied keeps its own name, the root has none.
   const std::string name = place.path.empty() ? "." : place.path.substr(place.path.rfind('/') + 1);
   Progress progress(invocation.progress, STDERR_FILENO);
@@ -227,10 +227,10 @@ TarCounts archive(Opened& opened, const GuestFiles::Place& place, const std::str
     if (invocation.stop.stop_requested()) throw Interrupted("stopped before the archive was complete");
     if (!bytes.empty()) write(bytes);
   };
-  return archive_out(opened.files, place, name, output, watched);
+  return archive_out(opened.files, place, name, filter, output, watched);
 }
 
-ExitCode cp_to_tar(const FilesOptions& options, const Invocation& invocation) {
+ExitCode cp_to_tar(const FilesOptions& options, const TreeFilter& filter, const Invocation& invocation) {
   const bool to_stdout = options.tar == "-";
   if (to_stdout && invocation.json)
     throw UsageError("--json and an archive cannot share standard output", "leave --json out, or name a file");
@@ -244,12 +244,12 @@ ExitCode cp_to_tar(const FilesOptions& options, const Invocation& invocation) {
   const auto place = opened.files.find(name.file_system, name.path, name.path.ends_with('/'));
   TarCounts counts;
   if (to_stdout) {
-    counts = archive(opened, place, name.path, invocation,
+    counts = archive(opened, place, name.path, filter, invocation,
                      [](std::span<const std::byte> bytes) { write_all(STDOUT_FILENO, bytes, "standard output"); });
   } else {
     OutputFile file(options.tar, false);
-    counts =
-        archive(opened, place, name.path, invocation, [&](std::span<const std::byte> bytes) { file.write(bytes); });
+    counts = archive(opened, place, name.path, filter, invocation,
+                     [&](std::span<const std::byte> bytes) { file.write(bytes); });
     file.commit();
   }
   const std::vector<std::string> left_out = opened.files.warnings();
@@ -267,10 +267,7 @@ ExitCode cp_to_tar(const FilesOptions& options, const Invocation& invocation) {
 
 ExitCode cp(const FilesOptions& options, const Invocation& invocation) {
   const TreeFilter filter = options.filter.filter();
-  if (!options.tar.empty()) {
-    if (!filter.empty()) throw UsageError("an archive takes everything", "leave --include and --exclude out");
-    return cp_to_tar(options, invocation);
-  }
+  if (!options.tar.empty()) return cp_to_tar(options, filter, invocation);
   if (options.target == "-") return cat(options, invocation);
   const FileName name = parse_file_name(options.file);
   if (name.path.empty())

@@ -350,6 +350,19 @@ class Archive(Mounted):
                 self.assertEqual((out / "src/file").stat().st_mtime_ns, 1_500_000_000_123_456_789)
             run(["rm", "-rf", out], 30)
 
+    def test_tar_with_patterns(self):
+        """It holds what rsync copies with the same patterns; a first name that is left out leaves its hard links whole."""
+        rules = ("--include=/dir/medium", "--exclude=/dir/*", "--exclude=/file", "--exclude=sparse", "--exclude=socket")
+        wanted, out, target = self.scratch / "wanted", self.scratch / "some", self.scratch / "some.tar"
+        out.mkdir()
+        run(["rsync", "-aHAX", "--mkpath", *rules, f"{self.source}/src/", f"{wanted}/src/"], TIME_LIMIT)
+        self.assertTrue((wanted / "src/many/hard").exists() and not (wanted / "src/file").exists())
+        self.call("files", "cp", self.name + ":/src", "--to-tar", target, *rules)
+        run(["tar", "-xf", target, "-p", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-C", out], TIME_LIMIT)
+        self.assert_same_tree(wanted / "src", out / "src")
+        done = self.call("files", "cp", self.name + ":/text", "--to-tar", self.scratch / "none.tar", "--exclude=text", "--json")
+        self.assertEqual(json.loads(done.stdout)["entries"], 0)
+
     def test_tar_file(self):
         target = self.scratch / "one.tar"
         done = self.call("files", "cp", self.name + ":/text", "--to-tar", target, "--json")
