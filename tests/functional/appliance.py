@@ -179,7 +179,7 @@ class Appliance(unittest.TestCase):
             part-add /dev/sda p 202752 520000
             part-add /dev/sdb p 202752 520000
             md-create 0 "/dev/sda1 /dev/sdb1" level:1
-            mkfs xfs /dev/md/0
+            mkfs ext4 /dev/md/0
             pvcreate /dev/sda2
             pvcreate /dev/sdb2
             vgcreate mirrored "/dev/sda2 /dev/sdb2"
@@ -201,13 +201,14 @@ class Appliance(unittest.TestCase):
         drives = [word for disk in disks for word in ("--format=raw", "-a", str(disk))]
         run(["guestfish", "--keys-from-stdin", *drives], 900, env={**os.environ, **ENVIRONMENT,
             "LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"},
-            input=script.replace("luks-format /dev/sdc 0", f"luks-format /dev/sdc 0\n{PASSPHRASE}\n{PASSPHRASE}")
+            input=script.replace("luks-format /dev/sdc 0", f"luks-format /dev/sdc 0\n{PASSPHRASE}")
             .replace("cryptsetup-open /dev/sdc made", f"cryptsetup-open /dev/sdc made\n{PASSPHRASE}"))
         lines = self.drive(self.dir / "assembled", *(f"vd{disk.name}={disk}" for disk in disks), "--key", PASSPHRASE)
         found = sorted(tuple(line.split(" ")[:2]) for line in lines if "=" not in line and not line.startswith("warning"))
-        self.assertEqual(found, [("md0", "xfs"), ("mirrored/root", "ext4"), ("secret/root", "ext4")])
+        self.assertEqual(found, [("md0", "ext4"), ("mirrored/root", "ext4"), ("secret/root", "ext4")])
         for name in ("md0", "mirrored_root", "secret_root"):
-            self.assert_same(self.sample / "src", self.dir / "assembled" / name / "src", "--exclude=wide")
+            self.assert_same(self.sample / "src", self.dir / "assembled" / name / "src",
+                             "--exclude=wide", "--exclude=socket")  # which tar has not
 
 
 def can_mount():
