@@ -27,7 +27,7 @@ struct FileSystem {
   std::string uuid;             ///< of ext2/3/4, xfs and btrfs, as is the label
   std::string label;
   bool clean = true;          ///< false: it was not frozen, and walk() replays its journal in memory
-  bool in_appliance = false;  ///< an ApplianceReader has found it, and reads it whatever its type
+  bool in_appliance = false;  ///< an AskedReader has found it, and reads it whatever its type
   std::string obstacle;       ///< why it is not read, where its type does not say; empty when nothing hinders
 
   /// Whether an ApplianceReader reads what walk() does not.

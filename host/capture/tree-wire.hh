@@ -10,13 +10,15 @@
 #include <string_view>
 
 /// What a file system reader and its sandboxed worker say to each other over a socket pair: messages of a header (type,
-/// length) and a payload. The reader treats every byte of it as hostile. The appliance's worker speaks the same: it is
-/// asked for other things where "appliance" stands, and reads blocks over a socket of their own.
+/// length) and a payload. The reader treats every byte of it as hostile. The appliance's worker speaks the same, and
+/// so does the one that has our own kernel mount: they are asked for other things where "appliance" or "kernel" stands,
+/// and read blocks over a socket of their own.
 namespace stillpoint::wire {
 
 enum class Type : std::uint32_t {
   list,          ///< reader -> worker: u64 disk size;
-                 ///< appliance: u32 count, disks (string name, u64 size), u32 count, keys (string)
+                 ///< appliance: u32 count, disks (string name, u64 size), u32 count, keys (string);
+                 ///< kernel: u32 count, file systems (string name, u64 size, string type)
   volumes,       ///< reader -> worker: u64 disk size, u32 count, physical volumes (u64 offset, u64 length);
                  ///< worker -> reader: u32 count, then each; ends the question
   walk,          ///< reader -> worker: u64 disk size, u64 offset, u64 length, string path, u8 recursive;

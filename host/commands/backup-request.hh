@@ -40,6 +40,7 @@ struct BackupRequest {
   bool trees = true;
   TreeFilter tree_filter;        ///< what trees leave out
   bool appliance_trees = false;  ///< trees also of what only an appliance reads
+  bool kernel_trees = false;     ///< or this machine's kernel mounts, for the guest is trusted
   bool dumps = true;
 };
 

@@ -25,6 +25,7 @@ struct BackupOptions {
   std::string limit;
   std::vector<std::string> images;
   FilterOptions filter;
+  std::string trust;
   bool no_trees = false;
   bool no_dumps = false;
 };
@@ -37,6 +38,8 @@ void complete(BackupRequest& request, const BackupOptions& options, const Invoca
     throw UsageError("--no-trees leaves nothing that --include and --exclude could choose from");
   if (request.appliance_trees && options.no_trees)
     throw UsageError("--appliance-trees and --no-trees do not go together");
+  request.kernel_trees = !options.trust.empty();
+  if (request.kernel_trees && options.no_trees) throw UsageError("--trust-guest and --no-trees do not go together");
   request.dumps = !options.no_dumps;
   if (!options.max_freeze.empty()) request.max_freeze = parse_duration(options.max_freeze);
   request.limit = options.limit.empty() ? invocation.config.limit : parse_size(options.limit);
@@ -92,6 +95,9 @@ RunVerb add_backup(CLI::App& parser) {
   parser.add_flag("--no-trees", options->no_trees, "write no file trees");
   options->filter.add_to(parser);
   parser.add_flag("--appliance-trees", request.appliance_trees, "write trees of XFS and others too, by an appliance");
+  parser.add_option("--trust-guest", options->trust, "have this machine's kernel mount XFS and others for their trees")
+      ->check(CLI::IsMember({"kernel-mount"}))
+      ->type_name("kernel-mount");
   parser.add_flag("--no-dumps", options->no_dumps, "take no dumps");
   return [options](const Invocation& invocation) { return back_up(*options, invocation); };
 }

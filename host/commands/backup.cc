@@ -286,8 +286,9 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const 
       capture_dumps(tasks, run.repository, *agent, run.progress, manifest);
     capture_disks(tasks, run.repository, disks, run.request.parallel, run.progress, manifest.disks);
     if (trees)
-      capture_trees(tasks, disks, mounted, {run.request.tree_filter, run.request.appliance_trees}, parent, *directory,
-                    *trees, run.progress, manifest.trees, manifest.warnings);
+      capture_trees(tasks, disks, mounted,
+                    {run.request.tree_filter, run.request.appliance_trees, run.request.kernel_trees}, parent,
+                    *directory, *trees, run.progress, manifest.trees, manifest.warnings);
     tasks.wait();
   }
   pause_for_test("commit");

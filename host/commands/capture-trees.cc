@@ -2,8 +2,10 @@
 #include "host/commands/capture-trees.hh"
 
 #include "common/errors.hh"
+#include "common/log.hh"
 #include "host/capture/appliance-reader.hh"
 #include "host/capture/file-system-reader.hh"
+#include "host/capture/kernel-reader.hh"
 #include "host/capture/shared-reader.hh"
 #include "host/capture/tree-writer.hh"
 #include "host/capture/volume-groups.hh"
@@ -144,6 +146,7 @@ class TreeCapture {
       for (const FileSystem& file_system : opened.found)
         plan(opened, is_volume(opened) ? nullptr : sources.at(opened.target), file_system);
     write_planned();
+    if (!for_kernel_.empty()) write_from_kernel();
     if (needs_appliance_) write_from_appliance();
   }
 
@@ -211,18 +214,25 @@ class TreeCapture {
     else if (const auto found = volume_mount_points_.find(record.file_system); found != volume_mount_points_.end())
       record.mount_point = found->second;
     if (const std::string obstacle = tree_obstacle(file_system); !obstacle.empty()) {
-      const bool is_for_appliance = file_system.is_for_appliance() || file_system.is_container();
-      if (is_for_appliance && choice_.in_appliance)
-        needs_appliance_ = true;
+      if (choice_.by_kernel && is_for_kernel(file_system))
+        for_kernel_.push_back({record.file_system, file_system, opened.content.get()});
       else
-        warnings_.push_back(fmt::format("no tree of {}: {}{}", record.file_system, obstacle,
-                                        is_for_appliance ? "; 'stillpoint files' reads it in an appliance" : ""));
+        leave_to_appliance(record.file_system, obstacle, file_system.is_for_appliance() || file_system.is_container());
       return;
     }
     if (!wanted(record)) return;
     if (!file_system.clean)
       warnings_.push_back(fmt::format("tree of {}: its journal was replayed, as after a crash", record.file_system));
     plans_.push_back({source, &opened, file_system, std::move(record)});
+  }
+
+  /// `is_readable`: by an appliance.
+  void leave_to_appliance(const std::string& name, const std::string& obstacle, bool is_readable) {
+    if (is_readable && choice_.in_appliance)
+      needs_appliance_ = true;
+    else
+      warnings_.push_back(fmt::format("no tree of {}: {}{}", name, obstacle,
+                                      is_readable ? "; 'stillpoint files' reads it in an appliance" : ""));
   }
 
   bool wanted(const TreeRecord& record) {
@@ -304,6 +314,32 @@ class TreeCapture {
       plan.warnings.push_back(fmt::format("tree of {}: {}", record.file_system, text));
   }
 
+  /// What this machine's kernel cannot mount is left to an appliance.
+  void write_from_kernel() {
+    const auto on_list = [this](const FileSystem& found) {
+      return std::ranges::find(for_kernel_, found.volume, &KernelFileSystem::name) != for_kernel_.end();
+    };
+    try {
+      KernelReader reader(for_kernel_, stop_);
+      for (const FileSystem& file_system : reader.file_systems()) {
+        // Subvolumes are in the tree of what they lie in.
+        if (!on_list(file_system)) continue;
+        if (!file_system.obstacle.empty()) {
+          leave_to_appliance(file_system.volume, file_system.obstacle, true);
+          continue;
+        }
+        log_info("{} is mounted by this machine's kernel: the guest is trusted", file_system.volume);
+        warnings_.push_back(
+            fmt::format("tree of {}: read by this machine's kernel, as --trust-guest asks", file_system.volume));
+        write_by(reader, opened_.front().target, file_system);
+      }
+    } catch (const CaptureError& e) {
+      for (const KernelFileSystem& each : for_kernel_)
+        if (std::ranges::find(records_, each.name, &TreeRecord::file_system) == records_.end())
+          leave_to_appliance(each.name, e.what(), true);
+    }
+  }
+
   /// All disks at once: what is left may lie on several.
   void write_from_appliance() {
     std::vector<NamedDisk> disks;
@@ -330,7 +366,7 @@ class TreeCapture {
     }
   }
 
-  void write_by(ApplianceReader& reader, const std::string& any_disk, const FileSystem& file_system) {
+  void write_by(FileSystemReader& reader, const std::string& any_disk, const FileSystem& file_system) {
     TreePlan plan;
     plan.file_system = file_system;
     TreeRecord& record = plan.record;
@@ -366,6 +402,7 @@ class TreeCapture {
   std::vector<OpenedVolume> opened_;  ///< disks, then volumes on them
   std::map<std::string, std::string> volume_mount_points_;
   std::vector<TreePlan> plans_;
+  std::vector<KernelFileSystem> for_kernel_;
   bool needs_appliance_ = false;
 };
 

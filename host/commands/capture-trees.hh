@@ -15,6 +15,7 @@ namespace stillpoint {
 struct TreeChoice {
   const TreeFilter& filter;
   bool in_appliance = false;  ///< one is started for what only that reads
+  bool by_kernel = false;     ///< this machine's kernel mounts what it can of that: the guest is trusted
 };
 
 /// A tree of every file system that can be read, several at once where there are cores for them. One that fails has a

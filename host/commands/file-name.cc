@@ -11,7 +11,8 @@ namespace {
 
 /// Where the still point's name ends: times have colons of their own, and end in "Z".
 std::size_t name_end(std::string_view text) {
-  const std::size_t at = text.rfind('@');
+  // Subvolumes like to be called "vda2/@home".
+  const std::size_t at = text.substr(0, text.find('/')).rfind('@');
   if (at == std::string_view::npos) return std::min(text.find(':'), text.size());
   const std::string_view time = text.substr(at + 1);
   const std::size_t z = time.find('Z');

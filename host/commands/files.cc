@@ -34,6 +34,7 @@ struct FilesOptions {
   std::string pattern;
   FilterOptions filter;
   std::vector<std::string> luks_keys;  ///< files with a passphrase each
+  std::string trust;
 };
 
 constexpr std::size_t longest_luks_key = 65536;
@@ -58,7 +59,7 @@ struct Opened {
         repository(invocation.open(Repository::Mode::read)),
         manifest(repository.load(name.still_point)),
         files(repository, manifest) {
-    files.use({std::move(luks_keys), invocation.stop});
+    files.use({std::move(luks_keys), invocation.stop}, !options.trust.empty());
   }
   std::vector<std::string> luks_keys;
   Repository repository;
@@ -305,6 +306,9 @@ RunVerb add_files(CLI::App& parser) {
     sub->fallthrough();
     sub->add_option("--luks-key-file", options->luks_keys, "passphrase of what is encrypted; may be given again")
         ->type_name("FILE");
+    sub->add_option("--trust-guest", options->trust, "have this machine's kernel mount what is not read in a sandbox")
+        ->check(CLI::IsMember({"kernel-mount"}))
+        ->type_name("kernel-mount");
     sub->footer("Options of every verb: stillpoint --help");
     return sub;
   };

@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "host/capture/kernel-reader.hh"
 #include "host/capture/volume-groups.hh"
 #include "host/commands/guest-path.hh"
 #include "host/commands/tree-layout.hh"
@@ -63,11 +64,13 @@ std::vector<GuestFiles::Disk>& GuestFiles::volumes() {
 
 /// Whether there may be more file systems than were found so far. `to_list`: those with a name of their own only.
 bool GuestFiles::needs_appliance(bool to_list) {
-  const auto hides_some = [&](const FileSystem& found) {
-    if (found.type == "crypto_LUKS" && to_list) return !options_.keys.empty();
-    return found.is_container() || found.type == "btrfs";
+  const auto any = [&](const Disk& disk) {
+    return std::any_of(disk.found.begin(), disk.found.end(), [&](const FileSystem& found) {
+      if (found.type == "crypto_LUKS" && to_list) return !options_.keys.empty();
+      if (found.type == "btrfs") return !kernel_ || !find_in(*kernel_, file_system_name(disk.target, found));
+      return found.is_container();
+    });
   };
-  const auto any = [&](const Disk& disk) { return std::any_of(disk.found.begin(), disk.found.end(), hides_some); };
   for (const DiskRecord& record : manifest_.disks)
     if (any(open(record))) return true;
   return std::any_of(volumes().begin(), volumes().end(), any);
@@ -85,6 +88,43 @@ GuestFiles::Disk& GuestFiles::appliance() {
     appliance_ = std::move(started);
   }
   return *appliance_;
+}
+
+/// What it has mounted of all that it may; none where the operator does not trust the guest, or nothing is mounted.
+GuestFiles::Disk* GuestFiles::kernel() {
+  if (kernel_ || !by_kernel_) return kernel_.get();
+  by_kernel_ = false;  // one attempt
+  std::vector<KernelFileSystem> list;
+  const auto add = [&list](const Disk& disk) {
+    for (const FileSystem& found : disk.found)
+      if (is_for_kernel(found)) list.push_back({file_system_name(disk.target, found), found, disk.reader.get()});
+  };
+  for (const DiskRecord& record : manifest_.disks)
+    add(open(record));
+  for (const Disk& volume : volumes())
+    add(volume);
+  if (list.empty()) return nullptr;
+  log_info("file systems are mounted by this machine's kernel: the guest is trusted");
+  auto started = std::make_unique<Disk>();
+  started->files = std::make_unique<KernelReader>(std::move(list), options_.stop);
+  try {
+    for (FileSystem& found : started->files->file_systems()) {
+      if (found.obstacle.empty())
+        started->found.push_back(std::move(found));
+      else
+        log_warning("{}: {}", found.volume, found.obstacle);
+    }
+  } catch (const CaptureError& error) {
+    log_warning("nothing is mounted by this machine's kernel: {}", error.what());
+    return nullptr;
+  }
+  kernel_ = std::move(started);
+  return kernel_.get();
+}
+
+std::optional<GuestFiles::Where> GuestFiles::mounted(const std::string& file_system) {
+  Disk* const disk = kernel();
+  return disk == nullptr ? std::nullopt : find_in(*disk, file_system);
 }
 
 std::vector<GuestFiles::Named> GuestFiles::file_systems(bool may_start) {
@@ -106,6 +146,8 @@ std::vector<GuestFiles::Named> GuestFiles::file_systems(bool may_start) {
     add(open(record));
   for (const Disk& volume : volumes())
     add(volume);
+  if (may_start && by_kernel_ && needs_appliance(true)) kernel();
+  if (kernel_) add(*kernel_);
   if (!appliance_ && (!may_start || !needs_appliance(true))) return all;
   try {
     add(appliance());
@@ -136,6 +178,8 @@ bool GuestFiles::replays(const Where& at, const std::string& file_system) {
 }
 
 GuestFiles::Where GuestFiles::where(const std::string& file_system) {
+  if (kernel_)
+    if (const std::optional<Where> there = find_in(*kernel_, file_system)) return *there;
   std::optional<Where> at = appliance_ ? find_in(*appliance_, file_system) : std::nullopt;
   // Only the disk that the name begins with is opened.
   for (const DiskRecord& record : manifest_.disks)
@@ -145,6 +189,7 @@ GuestFiles::Where GuestFiles::where(const std::string& file_system) {
       if (!at) at = find_in(volume, file_system);
   if (at && at->file_system->readable() && (at->file_system->clean || replays(*at, file_system))) return *at;
   if (at ? at->file_system->is_for_appliance() || at->file_system->is_container() : needs_appliance(false)) {
+    if (const std::optional<Where> there = mounted(file_system)) return *there;
     try {
       if (const std::optional<Where> there = find_in(appliance(), file_system)) at = there;
     } catch (const CaptureError& error) {
@@ -188,7 +233,7 @@ void GuestFiles::add_table(bool may_start) {
       if ((found.readable() && found.clean && !found.in_appliance) != by_worker) continue;
       // Those are no roots.
       const bool no_root = !named.readable() || found.type == "vfat" || found.type == "iso9660";
-      const bool is_asked = !no_root && (by_worker || may_start || appliance_) &&
+      const bool is_asked = !no_root && (by_worker || may_start || appliance_ || kernel_) &&
                             (root == mounts_->end() || root->file_system == named.name);
       candidates.push_back({named.name, &found, [this, is_asked, name = named.name](std::string_view path) {
                               if (!is_asked) return std::optional<std::string>();
@@ -301,6 +346,7 @@ std::vector<std::string> GuestFiles::warnings() const {
   for (const auto& [target, disk] : disks_)
     if (disk) add(*disk);
   if (appliance_) add(*appliance_);
+  if (kernel_) add(*kernel_);
   if (volumes_) std::for_each(volumes_->begin(), volumes_->end(), add);
   return warnings;
 }

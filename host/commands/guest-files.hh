@@ -25,8 +25,12 @@ class GuestFiles {
   /// Both outlive it.
   GuestFiles(Repository& repository, const Manifest& manifest) : repository_(repository), manifest_(manifest) {}
 
-  /// How to read what needs an appliance: it is started when it is needed.
-  void use(ApplianceOptions options) { options_ = std::move(options); }
+  /// How to read what needs an appliance: it is started when it is needed. `by_kernel`: this machine's kernel mounts
+  /// what it can instead, for the operator trusts the guest.
+  void use(ApplianceOptions options, bool by_kernel = false) {
+    options_ = std::move(options);
+    by_kernel_ = by_kernel;
+  }
 
   struct Named {
     std::string name;         ///< "vda1"
@@ -77,6 +81,8 @@ class GuestFiles {
   Disk& open(const DiskRecord& record);
   std::vector<Disk>& volumes();
   Disk& appliance();
+  Disk* kernel();
+  [[nodiscard]] std::optional<Where> mounted(const std::string& file_system);
   [[nodiscard]] bool needs_appliance(bool to_list);
   [[nodiscard]] static std::optional<Where> find_in(Disk& disk, const std::string& file_system);
   [[nodiscard]] bool replays(const Where& at, const std::string& file_system);
@@ -92,6 +98,8 @@ class GuestFiles {
   std::optional<std::vector<Disk>> volumes_;            ///< logical ones, looked for when needed
   std::unique_ptr<Disk> appliance_;                     ///< all disks in an appliance, started when needed
   ApplianceOptions options_;
+  bool by_kernel_ = false;
+  std::unique_ptr<Disk> kernel_;    ///< what this machine's kernel has mounted, when needed
   std::set<std::string> replayed_;  ///< file systems whose journals were not clean
   std::optional<std::vector<Mount>> mounts_;
 };

@@ -30,6 +30,7 @@ ONLY_IN = {
     r"sqlite3\.h": r"hooks/engines/sqlite",
     r"CLI/": r"(agent/main\.cc|host/main\.cc|host/commands/)",
     r"guestfs\.h": r"host/capture/appliance/",
+    r"btrfsutil\.h": r"host/capture/kernel/",
     r"seccomp\.h": r"host/capture/",
     r"archive": r"host/restore/tar-writer",
     r"fuse": r"host/restore/fuse",

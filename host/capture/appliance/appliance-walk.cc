@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/text.hh"
+#include "host/capture/appliance/mounted-inode.hh"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -18,13 +19,8 @@
 namespace stillpoint {
 namespace {
 
-constexpr std::size_t most_children = 4000000;
-constexpr std::int64_t furthest_time = 9000000000;
 constexpr std::size_t step_names = 500;
 constexpr std::size_t step_bytes = std::size_t{2} << 20;  ///< of a message of libguestfs, which has 4 MiB at most
-/// Subvolumes count their inodes each for itself; what is above names the subvolume.
-constexpr unsigned inode_bits = 48;
-
 /// Names for libguestfs, which wants them as C has it.
 class NameList {
  public:
@@ -38,41 +34,6 @@ class NameList {
  private:
   std::vector<char*> list_;
 };
-
-bool entry_type(std::int64_t mode, EntryType& type) {
-  switch (mode & S_IFMT) {
-    case S_IFREG:
-      type = EntryType::file;
-      return true;
-    case S_IFDIR:
-      type = EntryType::directory;
-      return true;
-    case S_IFLNK:
-      type = EntryType::symlink;
-      return true;
-    case S_IFIFO:
-      type = EntryType::fifo;
-      return true;
-    case S_IFSOCK:
-      type = EntryType::socket;
-      return true;
-    case S_IFCHR:
-      type = EntryType::character_device;
-      return true;
-    case S_IFBLK:
-      type = EntryType::block_device;
-      return true;
-    default:
-      return false;
-  }
-}
-
-/// XFS shows its ACLs a second time, as it keeps them.
-bool is_kept_xattr(std::string_view name) {
-  if (name.starts_with("trusted.SGI_ACL_")) return false;
-  return name.starts_with("user.") || name.starts_with("trusted.") || name.starts_with("security.") ||
-         name.starts_with("system.posix_acl_");
-}
 
 /// Its holes would be written as zeros, and a small disk could fill the target.
 bool is_sparse(const struct guestfs_statns& status) {
@@ -241,9 +202,7 @@ bool ApplianceWalk::send(const std::string& directory, Child& child, std::uint32
   entry.mode = static_cast<std::uint32_t>(status.st_mode) & 07777U;
   entry.uid = static_cast<std::uint32_t>(status.st_uid);
   entry.gid = static_cast<std::uint32_t>(status.st_gid);
-  // Some file systems have more seconds than nanoseconds can count.
-  entry.mtime_ns = std::clamp(status.st_mtime_sec, -furthest_time, furthest_time) * 1000000000 +
-                   std::clamp<std::int64_t>(status.st_mtime_nsec, 0, 999999999);
+  entry.mtime_ns = time_in_ns(status.st_mtime_sec, status.st_mtime_nsec);
   entry.inode = inode_of(status);
   entry.links = static_cast<std::uint32_t>(std::max<std::int64_t>(1, status.st_nlink));
   entry.target = std::move(child.target);

@@ -1,19 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/capture/appliance/appliance.hh"
 
-#include "common/clock.hh"
 #include "common/errors.hh"
-#include "common/file.hh"
 #include "common/text.hh"
-#include "config.hh"
 #include "host/capture/appliance/accelerator.hh"
+#include "host/capture/appliance/blocks-server.hh"
 #include "host/capture/tree-wire.hh"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <glib.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -29,7 +23,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::chrono::seconds server_limit{30};
 constexpr std::chrono::hours mark_age{24};
 constexpr std::size_t most_subvolumes = 256;
 
@@ -68,13 +61,6 @@ class KnownAccelerator {
   fs::path mark_;
 };
 
-/// The plugin of this build, beside this program when it is installed.
-fs::path blocks_plugin() {
-  std::error_code error;
-  const fs::path self = fs::read_symlink("/proc/self/exe", error);
-  return (error ? fs::path(STILLPOINT_LIBEXEC) : self.parent_path()) / "nbdkit-stillpoint-blocks-plugin.so";
-}
-
 }  // namespace
 
 std::uint64_t Appliance::total_bytes() const noexcept {
@@ -92,7 +78,10 @@ void Appliance::fail(std::string_view what) const {
 Appliance::Appliance(const WritablePlaces& places, const std::vector<ApplianceDisk>& disks, int blocks_fd,
                      const std::function<void(std::string_view)>& warn)
     : places_(places), disks_(disks) {
-  start_server(blocks_fd);
+  std::vector<std::uint64_t> sizes;
+  for (const ApplianceDisk& disk : disks_)
+    sizes.push_back(disk.size);
+  server_ = start_blocks_server(places_.temporary, sizes, blocks_fd, BlocksAccess::read_only);
   guestfs_.reset(guestfs_create_flags(GUESTFS_CREATE_NO_CLOSE_ON_EXIT));
   guestfs_h* g = guestfs_.get();
   if (g == nullptr) throw CaptureError("libguestfs cannot be used");
@@ -119,35 +108,6 @@ Appliance::Appliance(const WritablePlaces& places, const std::vector<ApplianceDi
       fail("a disk cannot be given to the appliance");
   }
   if (guestfs_launch(g) != 0) fail("libguestfs' appliance does not start ('libguestfs-test-tool' says more)");
-}
-
-/// nbdkit, which brings the disks' blocks from the companion.
-void Appliance::start_server(int blocks_fd) {
-  const CPtr<char, g_free> nbdkit(::g_find_program_in_path("nbdkit"));
-  if (!nbdkit) throw CaptureError("there is no nbdkit: install the package nbdkit");
-  std::vector<std::uint64_t> sizes;
-  for (const ApplianceDisk& disk : disks_)
-    sizes.push_back(disk.size);
-  const fs::path pid_file = places_.temporary / "nbdkit.pid";
-  Program program;
-  program.path = nbdkit.get();
-  program.arguments = {"--readonly",
-                       "--foreground",
-                       "--exit-with-parent",
-                       "--pidfile",
-                       pid_file.native(),
-                       "--unix",
-                       (places_.temporary / "blocks").native(),
-                       blocks_plugin().native(),
-                       "fd=3",
-                       fmt::format("disks={}", fmt::join(sizes, ","))};
-  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-  server_ = RunningProgram(program, {.output = null.get(), .errors = null.get(), .lifeline = blocks_fd});
-  const Deadline limit(server_limit);
-  std::error_code ignored;
-  while (!fs::exists(pid_file, ignored))
-    if (server_.wait(Deadline(std::chrono::milliseconds(20))) || limit.passed())
-      throw CaptureError("nbdkit does not serve the disks' blocks");
 }
 
 std::vector<std::string> Appliance::list(char** (*call)(guestfs_h*)) const {

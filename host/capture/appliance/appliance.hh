@@ -55,7 +55,6 @@ class Appliance {
   [[noreturn]] void fail(std::string_view what) const;
 
  private:
-  void start_server(int blocks_fd);
   void open_encrypted(const std::vector<std::string>& keys);
   void add(std::vector<ApplianceFileSystem>& list, const std::string& device, std::string name);
   void add_subvolumes(std::vector<ApplianceFileSystem>& list, const ApplianceFileSystem& whole);

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -111,6 +112,43 @@ void drop_capabilities() {
   ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 }
 
+/// All but the rights to mount and to read what is others'.
+void keep_mounting() {
+  constexpr std::array kept = {CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN};
+  for (int capability = 0; ::prctl(PR_CAPBSET_READ, capability) >= 0; ++capability)
+    if (std::find(kept.begin(), kept.end(), capability) == kept.end()) ::prctl(PR_CAPBSET_DROP, capability);
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, 2> rights{};
+  for (const int capability : kept)
+    rights[0].effective |= 1U << static_cast<unsigned>(capability);
+  rights[0].permitted = rights[0].effective;
+  if (::syscall(SYS_capset, &header, rights.data()) != 0)
+    throw_errno("the worker that mounts cannot give up its capabilities");
+}
+
+std::string make_temporary() {
+  std::string name = "/tmp/stillpoint-appliance-XXXXXX";
+  if (::mkdtemp(name.data()) == nullptr) throw_errno("cannot make a directory in /tmp");
+  return name;
+}
+
+/// Goes on in a child, which ends with its parent.
+void go_on_in_child(const fs::path& temporary) {
+  const pid_t child = ::fork();
+  if (child < 0) throw_errno("cannot start the appliance's worker");
+  if (child > 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    await_child(child, temporary);
+  }
+}
+
+void limit_what_is_run() {
+  // After the change of uid, which resets it.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  set_limit(RLIMIT_CORE, 0);
+  set_limit(RLIMIT_CPU, most_cpu);
+}
+
 }  // namespace
 
 WritablePlaces confine() {
@@ -119,24 +157,27 @@ WritablePlaces confine() {
   WritablePlaces places;
   places.cache = make_cache(is_root);
   static_cast<void>(enter_namespaces(is_root));
-  std::string name = "/tmp/stillpoint-appliance-XXXXXX";
-  if (::mkdtemp(name.data()) == nullptr) throw_errno("cannot make a directory in /tmp");
-  places.temporary = name;
-  if (is_root && ::lchown(name.c_str(), nobody_uid, nobody_uid) != 0)
-    throw_errno(fmt::format("cannot hand over {}", name));
-  const pid_t child = ::fork();
-  if (child < 0) throw_errno("cannot start the appliance's worker");
-  if (child > 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    await_child(child, places.temporary);
-  }
+  places.temporary = make_temporary();
+  if (is_root && ::lchown(places.temporary.c_str(), nobody_uid, nobody_uid) != 0)
+    throw_errno(fmt::format("cannot hand over {}", places.temporary.native()));
+  go_on_in_child(places.temporary);
   if (is_root) become_nobody();
   drop_capabilities();
-  // After the change of uid, which resets it.
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  set_limit(RLIMIT_CORE, 0);
+  limit_what_is_run();
   set_limit(RLIMIT_FSIZE, longest_file);
-  set_limit(RLIMIT_CPU, most_cpu);
+  return places;
+}
+
+WritablePlaces confine_to_mount() {
+  if (::geteuid() != 0) throw CaptureError("only root can have the kernel mount a guest's file systems");
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) throw_errno("the worker that mounts cannot give up new rights");
+  if (!enter_namespaces(true)) throw_errno<CaptureError>("cannot make mounts that nobody else sees");
+  WritablePlaces places;
+  places.temporary = make_temporary();
+  go_on_in_child(places.temporary);
+  keep_mounting();
+  // An overlay is as long as all disks, and holds what /tmp does.
+  limit_what_is_run();
   return places;
 }
 

@@ -16,4 +16,8 @@ struct WritablePlaces {
 /// nothing outlives it; the parent ends with it. Throws Error.
 [[nodiscard]] WritablePlaces confine();
 
+/// The same for what has to mount: it must be root, stays so with the rights to mount and to read everything, and the
+/// namespaces are not left out. Throws Error, CaptureError.
+[[nodiscard]] WritablePlaces confine_to_mount();
+
 }  // namespace stillpoint

@@ -29,6 +29,8 @@ TEST_CASE("a file's name is cut where its parts end") {
   check("web1@2026-11-22T08:20:11.5Z:/x@y", "web1@2026-11-22T08:20:11.5Z", "", "/x@y");
   check("web1@2026-11-22T08:20:11Z:vdb2:/x", "web1@2026-11-22T08:20:11Z", "vdb2", "/x");
   check("a:b@latest:/x", "a:b@latest", "", "/x");
+  check("web1:vda2/@home:/x", "web1", "vda2/@home", "/x");
+  check("web1@2026-11-22T08:20:11Z:vda2/@/var@:/x", "web1@2026-11-22T08:20:11Z", "vda2/@/var@", "/x");
 }
 
 TEST_CASE("what is no file's name is refused") {
