@@ -2,6 +2,7 @@
 #include "host/restore/guest-disk.hh"
 
 #include "common/errors.hh"
+#include "host/repository/ahead-reader.hh"
 
 #include <utility>
 
@@ -80,9 +81,12 @@ class GuestDisk::Loan {
 };
 
 GuestDisk::GuestDisk(Repository& repository, const DiskMap& map, Crew& crew, std::stop_token stop)
-    : blocks_(repository.open_disk(map), crew, repository.chunk_bytes(), ahead_cache_bytes),
-      structures_(repository.open_disk(map, structures_cache_bytes)),
-      stop_(std::move(stop)) {
+    : GuestDisk(
+          std::make_unique<AheadReader>(repository.open_disk(map), crew, repository.chunk_bytes(), ahead_cache_bytes),
+          repository.open_disk(map, structures_cache_bytes), std::move(stop)) {}
+
+GuestDisk::GuestDisk(std::unique_ptr<BlockReader> blocks, std::unique_ptr<BlockReader> structures, std::stop_token stop)
+    : blocks_(std::move(blocks)), structures_(std::move(structures)), stop_(std::move(stop)) {
   idle_.reserve(most_readers);
 }
 

@@ -4,7 +4,7 @@
 #include "common/block.hh"
 #include "common/tree-entry.hh"
 #include "host/capture/file-system-reader.hh"
-#include "host/repository/ahead-reader.hh"
+#include "host/repository/crew.hh"
 #include "host/repository/repository.hh"
 
 #include <condition_variable>
@@ -19,17 +19,21 @@
 
 namespace stillpoint {
 
-/// A disk of the repository that is opened: its blocks, and its file systems through sandboxed workers. May be used by
-/// several threads.
+/// A disk of the repository that is opened, or a volume on some: its blocks, and its file systems through sandboxed
+/// workers. May be used by several threads.
 class GuestDisk {
  public:
   /// The crew outlives it. Once `stop` is requested, what looks at file systems ends with Interrupted.
   GuestDisk(Repository& repository, const DiskMap& map, Crew& crew, std::stop_token stop);
+  /// What lies on others, each of which may be used by several threads: twice the same, the second for structures.
+  GuestDisk(std::unique_ptr<BlockReader> blocks, std::unique_ptr<BlockReader> structures, std::stop_token stop);
   GuestDisk(const GuestDisk&) = delete;
   GuestDisk& operator=(const GuestDisk&) = delete;
   ~GuestDisk();
 
-  [[nodiscard]] BlockReader& blocks() noexcept { return blocks_; }
+  [[nodiscard]] BlockReader& blocks() noexcept { return *blocks_; }
+  /// The same with a cache of its own, for what is read here and there.
+  [[nodiscard]] BlockReader& structures() noexcept { return *structures_; }
 
   /// As FileSystemReader has them; `file_system` is the place in that list.
   [[nodiscard]] std::vector<FileSystem> file_systems();
@@ -41,8 +45,8 @@ class GuestDisk {
   class Stoppable;
   class Loan;
 
-  AheadReader blocks_;
-  std::unique_ptr<BlockReader> structures_;  ///< what the workers read: with a cache of its own
+  std::unique_ptr<BlockReader> blocks_;
+  std::unique_ptr<BlockReader> structures_;  ///< what the workers read
   std::stop_token stop_;
   std::mutex mutex_;
   std::condition_variable given_back_;

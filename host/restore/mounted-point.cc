@@ -5,6 +5,8 @@
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
+#include "host/capture/volume-groups.hh"
+#include "host/repository/ahead-reader.hh"
 
 #include <fmt/format.h>
 #include <glib.h>
@@ -12,6 +14,8 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
+#include <set>
+#include <span>
 #include <utility>
 
 namespace stillpoint {
@@ -42,6 +46,33 @@ std::string dump_file_name(const std::string& name) {
   return is_sql ? name + ".sql" : name;
 }
 
+/// A disk that is opened while it is read: what is open stays bounded.
+class CachedDisk : public BlockReader {
+ public:
+  using Open = std::function<std::shared_ptr<GuestDisk>()>;
+  using Part = BlockReader& (GuestDisk::*)();
+  CachedDisk(std::uint64_t size, Open open, Part part) : size_(size), open_(std::move(open)), part_(part) {}
+
+  [[nodiscard]] std::uint64_t size() const override { return size_; }
+  void pread(std::span<std::byte> buffer, std::uint64_t offset) override {
+    const std::shared_ptr<GuestDisk> disk = open_();
+    ((*disk).*part_)().pread(buffer, offset);
+  }
+  void pread_many(std::span<const Request> requests) override {
+    const std::shared_ptr<GuestDisk> disk = open_();
+    ((*disk).*part_)().pread_many(requests);
+  }
+  [[nodiscard]] std::vector<Extent> extents(std::uint64_t offset, std::uint64_t length) override {
+    const std::shared_ptr<GuestDisk> disk = open_();
+    return ((*disk).*part_)().extents(offset, length);
+  }
+
+ private:
+  std::uint64_t size_;
+  Open open_;
+  Part part_;
+};
+
 }  // namespace
 
 struct MountedPoint::Found {
@@ -50,6 +81,9 @@ struct MountedPoint::Found {
   GuestTree tree;
   std::vector<std::unique_ptr<GuestTree>> single;
   std::shared_ptr<OwnDirectory> list;
+  bool any_mounted = false;
+  std::set<std::string> names;     ///< of file systems on disks
+  std::vector<DiskPart> physical;  ///< volumes of LVM
 };
 
 MountedPoint::MountedPoint(MountShared& shared, Manifest manifest)
@@ -59,6 +93,11 @@ MountedPoint::MountedPoint(MountShared& shared, Manifest manifest)
       root_(std::make_shared<OwnDirectory>(instant_ns_)) {
   std::ranges::generate_n(std::back_inserter(disk_keys_), static_cast<std::ptrdiff_t>(manifest_.disks.size()),
                           new_node_number);
+  for (std::size_t i = 0; i < manifest_.disks.size(); ++i) {
+    const auto open = [this, i] { return open_disk(i); };
+    blocks_.push_back(std::make_unique<CachedDisk>(manifest_.disks[i].map.size, open, &GuestDisk::blocks));
+    structures_.push_back(std::make_unique<CachedDisk>(manifest_.disks[i].map.size, open, &GuestDisk::structures));
+  }
   add_disks(root_->directory("disks", instant_ns_));
   add_dumps(root_->directory("dumps", instant_ns_));
   root_->add_deferred("file-systems", [this] { return found().list; });
@@ -111,37 +150,107 @@ std::shared_ptr<GuestDisk> MountedPoint::open_disk(std::size_t number) {
   });
 }
 
-std::unique_ptr<MountedPoint::Found> MountedPoint::look_for_file_systems() {
-  auto found = std::make_unique<Found>(instant_ns_);
-  bool any_mounted = false;
-  for (std::size_t i = 0; i < manifest_.disks.size(); ++i) {
-    std::vector<FileSystem> on_disk;
-    try {
-      on_disk = open_disk(i)->file_systems();
-    } catch (const CaptureError& error) {
-      // The other disks are none the worse.
-      log_warning("{}: {}: no files are shown of it: {}", manifest_.name, manifest_.disks[i].target, error.what());
-    } catch (const Corruption& error) {
-      log_warning("{}: {}: no files are shown of it: {}", manifest_.name, manifest_.disks[i].target, error.what());
+std::shared_ptr<GuestDisk> MountedPoint::open_volume(std::size_t number) {
+  const MountedVolume& volume = volumes_[number];
+  return shared_.disks.get(volume.key, [&] {
+    std::vector<DiskPart> parts = volume.parts;
+    for (DiskPart& part : parts) {
+      const auto same = [&part](const std::unique_ptr<BlockReader>& each) { return each.get() == part.disk; };
+      part.disk =
+          blocks_[static_cast<std::size_t>(std::ranges::find_if(structures_, same) - structures_.begin())].get();
     }
-    for (std::size_t place = 0; place < on_disk.size(); ++place) {
-      if (!on_disk[place].readable()) continue;
-      const std::string name = shared_.name_file_system(manifest_.disks[i].target, on_disk[place].partition);
-      found->file_systems.push_back(std::make_unique<BrowsedFileSystem>(
-          fmt::format("{}: {}", manifest_.name, name), first_inode(manifest_.id, name),
-          [this, i] { return open_disk(i); }, place, shared_.trees));
-      BrowsedFileSystem& file_system = *found->file_systems.back();
-      for (const TreeRecord& tree : manifest_.trees)
-        if (tree.file_system == name && found->tree.mount(tree.mount_point, file_system)) any_mounted = true;
-      found->single.push_back(std::make_unique<GuestTree>(instant_ns_));
-      GuestTree& alone = *found->single.back();
-      alone.mount("/", file_system);
-      alone.finish();
-      found->list->add_deferred(name, [&alone] { return alone.root(); });
+    return decltype(shared_.disks)::Made{
+        std::make_shared<GuestDisk>(std::make_unique<AssembledDisk>(std::move(parts)),
+                                    std::make_unique<AssembledDisk>(volume.parts), shared_.stop),
+        1};
+  });
+}
+
+void MountedPoint::warn(const std::string& what, const std::exception& error) const {
+  log_warning("{}: {}: no files are shown of it: {}", manifest_.name, what, error.what());
+}
+
+/// `name`: the file system's; `shown`: as what, in the list.
+void MountedPoint::show(Found& found, const std::string& name, const std::string& shown,
+                        const BrowsedFileSystem::OpenDisk& open, std::size_t place) {
+  found.file_systems.push_back(std::make_unique<BrowsedFileSystem>(
+      fmt::format("{}: {}", manifest_.name, name), first_inode(manifest_.id, name), open, place, shared_.trees));
+  BrowsedFileSystem& file_system = *found.file_systems.back();
+  for (const TreeRecord& tree : manifest_.trees)
+    if (tree.file_system == name && found.tree.mount(tree.mount_point, file_system)) found.any_mounted = true;
+  found.single.push_back(std::make_unique<GuestTree>(instant_ns_));
+  GuestTree& alone = *found.single.back();
+  alone.mount("/", file_system);
+  alone.finish();
+  OwnDirectory* parent = found.list.get();
+  const std::size_t slash = shown.find('/');
+  if (slash != std::string::npos) parent = &parent->directory(shown.substr(0, slash), instant_ns_);
+  parent->add_deferred(shown.substr(slash == std::string::npos ? 0 : slash + 1), [&alone] { return alone.root(); });
+}
+
+void MountedPoint::look_on_disk(Found& found, std::size_t number) {
+  const std::vector<FileSystem> on_disk = open_disk(number)->file_systems();
+  for (std::size_t place = 0; place < on_disk.size(); ++place) {
+    const FileSystem& each = on_disk[place];
+    if (each.type == "LVM2_member" && each.length > 0)
+      found.physical.push_back({structures_[number].get(), each.offset, each.length});
+    if (!each.readable()) continue;
+    const std::string name = shared_.name_file_system(manifest_.disks[number].target, each.partition);
+    found.names.insert(name);
+    show(
+        found, name, name, [this, number] { return open_disk(number); }, place);
+  }
+}
+
+void MountedPoint::look_for_volumes(Found& found) {
+  for (Volume& volume : find_volumes(found.physical)) {
+    if (!volume.obstacle.empty()) {
+      log_warning("{}: {}: no files are shown of it: {}", manifest_.name, volume.name, volume.obstacle);
+      continue;
+    }
+    const std::size_t number = volumes_.size();
+    volumes_.push_back({new_node_number(), std::move(volume.parts)});
+    const auto open = [this, number] { return open_volume(number); };
+    // A group may be called as a partition is.
+    const bool is_taken = found.names.contains(volume.name.substr(0, volume.name.find('/')));
+    try {
+      const std::vector<FileSystem> on_volume = open()->file_systems();
+      for (std::size_t place = 0; place < on_volume.size(); ++place) {
+        if (!on_volume[place].readable()) continue;
+        const std::uint32_t partition = on_volume[place].partition;
+        const std::string name = volume.name + (partition == 0 ? "" : fmt::format("p{}", partition));
+        show(found, name, (is_taken ? "group-" : "") + name, open, place);
+      }
+    } catch (const CaptureError& error) {
+      warn(volume.name, error);
+    } catch (const Corruption& error) {
+      warn(volume.name, error);
     }
   }
+}
+
+std::unique_ptr<MountedPoint::Found> MountedPoint::look_for_file_systems() {
+  auto found = std::make_unique<Found>(instant_ns_);
+  // The other disks are none the worse where one cannot be read.
+  for (std::size_t i = 0; i < manifest_.disks.size(); ++i) {
+    try {
+      look_on_disk(*found, i);
+    } catch (const CaptureError& error) {
+      warn(manifest_.disks[i].target, error);
+    } catch (const Corruption& error) {
+      warn(manifest_.disks[i].target, error);
+    }
+  }
+  volumes_.clear();
+  try {
+    look_for_volumes(*found);
+  } catch (const CaptureError& error) {
+    warn("logical volumes", error);
+  } catch (const Corruption& error) {
+    warn("logical volumes", error);
+  }
   // Of a guest that did not say: as `files` finds them.
-  if (!any_mounted && found->file_systems.size() == 1) found->tree.mount("/", *found->file_systems.front());
+  if (!found->any_mounted && found->file_systems.size() == 1) found->tree.mount("/", *found->file_systems.front());
   found->tree.finish();
   return found;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "host/capture/assembled-disk.hh"
 #include "host/repository/crew.hh"
 #include "host/repository/manifest.hh"
 #include "host/repository/repository.hh"
@@ -10,6 +11,7 @@
 #include "host/restore/mount-node.hh"
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -45,6 +47,7 @@ struct MountShared {
 ///     dumps/.../NAME     its dumps
 ///     files/             the guest's files, its file systems mounted in each other
 ///     file-systems/vda1/ each of them for itself
+///     file-systems/vg0/root/
 ///     still-point.json   what `show --json` says
 class MountedPoint {
  public:
@@ -62,13 +65,27 @@ class MountedPoint {
   void add_disks(OwnDirectory& directory);
   void add_dumps(OwnDirectory& directory);
   [[nodiscard]] std::shared_ptr<GuestDisk> open_disk(std::size_t number);
+  [[nodiscard]] std::shared_ptr<GuestDisk> open_volume(std::size_t number);
   [[nodiscard]] Found& found();
   [[nodiscard]] std::unique_ptr<Found> look_for_file_systems();
+  void look_on_disk(Found& found, std::size_t number);
+  void look_for_volumes(Found& found);
+  void show(Found& found, const std::string& name, const std::string& shown, const BrowsedFileSystem::OpenDisk& open,
+            std::size_t place);
+  void warn(const std::string& what, const std::exception& error) const;
 
   MountShared& shared_;
   Manifest manifest_;
   std::int64_t instant_ns_;
   std::vector<std::uint64_t> disk_keys_;  ///< in the shared cache
+  /// Of each disk, opened while it is read: what volumes lie on.
+  std::vector<std::unique_ptr<BlockReader>> blocks_;
+  std::vector<std::unique_ptr<BlockReader>> structures_;
+  struct MountedVolume {
+    std::uint64_t key;            ///< in the shared cache
+    std::vector<DiskPart> parts;  ///< of structures_
+  };
+  std::vector<MountedVolume> volumes_;  ///< those that can be read; complete with found_
   std::shared_ptr<OwnDirectory> root_;
   std::mutex mutex_;
   std::unique_ptr<Found> found_;  ///< when its file systems were first asked for

@@ -214,6 +214,24 @@ class Volumes(unittest.TestCase):
         self.assertIn("not everything is listed", self.call("files", "ls", "img").stderr)
         self.fails(7, "files", "ls", "img:vg-0/gone:/", says="without an appliance")
 
+    @unittest.skipUnless(os.path.exists("/dev/fuse"), "there is no /dev/fuse")
+    def test_mounted(self):
+        """Each for itself, and in each other as the guest has them."""
+        point = self.dir / "mount"
+        point.mkdir()
+        self.good("mount", self.manifest["name"], point, "--background")
+        try:
+            self.assertEqual(sorted(path.name for path in (point / "file-systems").iterdir()), ["vda1", "vg-0"])
+            self.assertEqual(sorted(path.name for path in (point / "file-systems/vg-0").iterdir()), ["root", "var"])
+            for name, source in self.sources.items():
+                self.assert_same(source, point / "file-systems/vg-0" / name)
+            self.assertEqual((point / "files/etc/link").read_text(encoding="ascii"), "root\n")
+            self.assert_same(self.sources["var"], point / "files/var")
+            # What is striped is not shown.
+            self.assertFalse((point / "file-systems/vg-0/wide").exists())
+        finally:
+            run(["umount", point], 60)
+
     def test_missing_disk(self):
         """What lies on one disk alone is read without the other."""
         self.good("backup", "half", *self.images("vda"))
