@@ -24,6 +24,7 @@ struct BootOptions {
   BootRequest request;
   std::string commit;
   bool remove = false;
+  bool resume = false;
 };
 
 constexpr const char* parent_directory = "/var/lib/stillpoint/boot";
@@ -46,6 +47,53 @@ ExitCode remove(const BootOptions& options, const Invocation& invocation) {
   return ExitCode::success;
 }
 
+void commit(const Domain& domain, const Manifest& manifest, const BootRequest& request, const std::string& images,
+            const Invocation& invocation) {
+  Progress progress(invocation.progress, STDERR_FILENO);
+  std::map<std::string, std::unique_ptr<CaptureProgress>> lines;
+  commit_booted(
+      domain, manifest, request, std::filesystem::absolute(images),
+      [&](const std::string& disk, std::uint64_t done, std::uint64_t all) {
+        std::unique_ptr<CaptureProgress>& line = lines[disk];
+        if (!line) line = progress.line(disk);
+        line->advance(done, all);
+      },
+      invocation.stop);
+}
+
+/// A domain that was booted: powered on again, or moved to images of its own, or both.
+ExitCode resume(const BootOptions& options, const Invocation& invocation) {
+  const auto begun = SteadyClock::now();
+  const BootRequest request = request_for(options, options.name);
+  const auto [access, manifest] = open_to_serve(invocation, booted_from(request));
+  Connection libvirt(invocation.libvirt_uri);
+  const Domain booted = booted_domain(libvirt, request);
+  const bool was_running = booted.running();
+  if (was_running && options.commit.empty())
+    throw UsageError(fmt::format("{} runs", printable(request.name)), "its disks are served: there is nothing to do");
+  if (!options.commit.empty()) {
+    Manifest unmoved = manifest;
+    unmoved.disks = unmoved_disks(booted, manifest, request);
+    check_commit(unmoved, request, std::filesystem::absolute(options.commit));
+  }
+  const Domain domain = resume_booted(libvirt, manifest, access, request, invocation.stop);
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
+  if (!options.commit.empty()) commit(domain, manifest, request, options.commit, invocation);
+  if (invocation.json)
+    print_json({{"name", manifest.name},
+                {"domain", request.name},
+                {"uuid", domain.uuid()},
+                {"directory", options.commit.empty() ? Json(request.directory.native()) : Json(nullptr)},
+                {"left_out", Json::array()},
+                {"took_us", took.count()}});
+  else if (!was_running)
+    print_result(fmt::format("{} runs again as {}, started in {}\n", printable(manifest.name), printable(request.name),
+                             format_duration(took)));
+  if (!invocation.json && !options.commit.empty())
+    print_result(fmt::format("{} has images of its own in {}\n", printable(request.name), printable(options.commit)));
+  return ExitCode::success;
+}
+
 ExitCode boot_still_point(const BootOptions& options, const Invocation& invocation) {
   const auto begun = SteadyClock::now();
   const auto [access, manifest] = open_to_serve(invocation, options.name);
@@ -60,18 +108,7 @@ ExitCode boot_still_point(const BootOptions& options, const Invocation& invocati
     for (const std::string& what : booted.left_out)
       print_result(fmt::format("  without {}\n", printable(what)));
   }
-  if (!options.commit.empty()) {
-    Progress progress(invocation.progress, STDERR_FILENO);
-    std::map<std::string, std::unique_ptr<CaptureProgress>> lines;
-    commit_booted(
-        booted.domain, manifest, request, std::filesystem::absolute(options.commit),
-        [&](const std::string& disk, std::uint64_t done, std::uint64_t all) {
-          std::unique_ptr<CaptureProgress>& line = lines[disk];
-          if (!line) line = progress.line(disk);
-          line->advance(done, all);
-        },
-        invocation.stop);
-  }
+  if (!options.commit.empty()) commit(booted.domain, manifest, request, options.commit, invocation);
   if (invocation.json)
     print_json({{"name", manifest.name},
                 {"domain", request.name},
@@ -88,7 +125,9 @@ ExitCode boot_still_point(const BootOptions& options, const Invocation& invocati
 
 RunVerb add_boot(CLI::App& parser) {
   const auto options = std::make_shared<BootOptions>();
-  parser.add_option("NAME", options->name, "a still point, DOMAIN@latest or DOMAIN; with --remove, the new domain")
+  parser
+      .add_option("NAME", options->name,
+                  "a still point, DOMAIN@latest or DOMAIN; with --remove and --resume, the new domain")
       ->required();
   parser.add_option("--name", options->request.name, "of the new domain (DOMAIN-boot)")->type_name("DOMAIN");
   parser.add_flag("--network", options->request.network, "plug its network in: the first domain may still run");
@@ -97,10 +136,15 @@ RunVerb add_boot(CLI::App& parser) {
                   "for its sockets and overlays (below " + std::string(parent_directory) + ")")
       ->type_name("DIR");
   parser.add_option("--commit", options->commit, "move it to images in this directory while it runs")->type_name("DIR");
+  CLI::Option* const resumed = parser.add_flag("--resume", options->resume,
+                                               "start a domain that was booted and powered off, or --commit it later");
   parser.add_flag("--remove", options->remove, "end a domain that was booted, and delete what it has written")
       ->excludes("--commit")
-      ->excludes("--network");
+      ->excludes("--network")
+      ->excludes(resumed);
+  resumed->excludes("--network")->excludes("--name");
   return [options](const Invocation& invocation) {
+    if (options->resume) return resume(*options, invocation);
     return options->remove ? remove(*options, invocation) : boot_still_point(*options, invocation);
   };
 }

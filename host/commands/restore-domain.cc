@@ -84,6 +84,10 @@ void check_in_place(const Manifest& manifest, const Invocation& invocation) {
       throw UsageError(
           fmt::format("disk {} of {} is not at {} any more", record.target, name, printable(record.source)),
           "restore into a directory with --to");
+    if (const std::vector<std::string> users = libvirt.users_of(record.source, manifest.domain_uuid); !users.empty())
+      throw UsageError(
+          fmt::format("disk {} at {} is also {}'s", record.target, printable(record.source), printable(users.front())),
+          "restore into a directory with --to");
   }
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/guest/connection.hh"
 
+#include "common/deleter.hh"
 #include "host/guest/bounded-call.hh"
+#include "host/guest/domain-xml.hh"
 #include "host/guest/event-loop.hh"
 #include "host/guest/session.hh"
 #include "host/guest/virt-error.hh"
@@ -9,6 +11,7 @@
 #include <fmt/format.h>
 #include <libvirt/virterror.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <utility>
@@ -127,6 +130,29 @@ std::optional<UserAndGroup> Connection::qemu_user() {
   const CPtr<char, std::free> text(virConnectGetCapabilities(connection.get()));
   if (!text) throw_virt<Unreachable>("libvirt does not say what it can do");
   return parse_qemu_user(text.get());
+}
+
+std::vector<std::string> Connection::users_of(const std::filesystem::path& path, const std::string& but_uuid) {
+  const std::shared_ptr<virConnect> connection = session_->connection();
+  virDomainPtr* list = nullptr;
+  const int count = virConnectListAllDomains(connection.get(), &list, 0);
+  if (count < 0) throw_virt<Unreachable>("libvirt does not list its domains");
+  std::vector<VirtDomainPtr> domains;
+  for (int i = 0; i < count; ++i)
+    domains.emplace_back(list[i]);
+  std::free(list);  // NOLINT: libvirt's array comes from malloc
+  const std::filesystem::path wanted = std::filesystem::weakly_canonical(path);
+  std::vector<std::string> users;
+  for (const VirtDomainPtr& domain : domains) {
+    if (uuid_of(domain.get()) == but_uuid) continue;
+    const CPtr<char, std::free> xml(virDomainGetXMLDesc(domain.get(), 0));
+    if (!xml) continue;  // it has gone meanwhile
+    const std::vector<std::string> paths = disk_paths(xml.get());
+    if (std::any_of(paths.begin(), paths.end(),
+                    [&](const std::string& each) { return std::filesystem::weakly_canonical(each) == wanted; }))
+      users.emplace_back(virDomainGetName(domain.get()));
+  }
+  return users;
 }
 
 Domain Connection::define(const std::string& xml) {

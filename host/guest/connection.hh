@@ -4,8 +4,11 @@
 #include "host/guest/domain-xml.hh"
 #include "host/guest/domain.hh"
 
+#include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace stillpoint {
 
@@ -22,6 +25,9 @@ class Connection {
   [[nodiscard]] bool has(const std::string& name);
   /// Whom QEMU runs as here by default; empty where libvirt does not tell, and files are left as they are.
   [[nodiscard]] std::optional<UserAndGroup> qemu_user();
+  /// Names of the domains, but the one of that UUID, that have this file or device as a disk, or as what a disk lies
+  /// on. Throws Unreachable.
+  [[nodiscard]] std::vector<std::string> users_of(const std::filesystem::path& path, const std::string& but_uuid);
   /// A new domain of that XML. Throws CaptureError with libvirt's reason, Unreachable.
   [[nodiscard]] Domain define(const std::string& xml);
 

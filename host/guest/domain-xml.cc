@@ -125,6 +125,17 @@ DomainDefinition parse_domain_xml(std::string_view xml, bool running) {
   return definition;
 }
 
+std::vector<std::string> disk_paths(std::string_view xml) {
+  const pugi::xml_document document = parse(xml, "domain");
+  std::vector<std::string> paths;
+  for (const pugi::xpath_node& found : document.select_nodes("/domain/devices/disk//source/@*")) {
+    const std::string_view name = found.attribute().name();
+    if ((name == "file" || name == "dev") && *found.attribute().value() != '\0')
+      paths.emplace_back(found.attribute().value());
+  }
+  return paths;
+}
+
 std::optional<UserAndGroup> parse_qemu_user(std::string_view xml) {
   const pugi::xml_document document = parse(xml, "capabilities");
   for (const pugi::xml_node& model : document.child("capabilities").child("host").children("secmodel")) {

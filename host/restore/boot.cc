@@ -8,11 +8,14 @@
 #include "common/log.hh"
 #include "common/program.hh"
 #include "host/guest/domain-life.hh"
+#include "host/guest/domain-xml.hh"
 #include "host/guest/new-domain-xml.hh"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <glib.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,6 +25,7 @@
 #include <cstdlib>
 #include <optional>
 #include <system_error>
+#include <thread>
 
 namespace stillpoint {
 
@@ -30,8 +34,11 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds image_limit{60};
-/// Says that a directory is of our making, and whose domain it is.
+/// Says that a directory is of our making, whose domain it is, and what it was booted from: a line each.
 constexpr const char* marker = "booted";
+constexpr std::size_t longest_marker = 4096;
+constexpr std::chrono::seconds server_end_limit{10};
+constexpr std::chrono::milliseconds server_interval{20};
 
 fs::path socket_of(const BootRequest& request, const std::string& target) {
   return request.directory / (target + ".sock");
@@ -60,19 +67,61 @@ void make_overlay(const fs::path& overlay, const std::string& backing, std::uint
     throw StorageError(fmt::format("cannot make the image {}: {}", overlay.native(), messages.text()));
 }
 
-void end_server(const fs::path& pid_file) {
+/// 0 for one that has ended.
+pid_t server_of(const fs::path& pid_file) {
   std::error_code ignored;
-  if (!fs::exists(pid_file, ignored)) return;
+  if (!fs::exists(pid_file, ignored)) return 0;
   const std::string text = read_text(pid_file, 64);
   pid_t pid = 0;
-  if (std::from_chars(text.data(), text.data() + text.size(), pid).ec != std::errc() || pid <= 1) return;
+  if (std::from_chars(text.data(), text.data() + text.size(), pid).ec != std::errc() || pid <= 1) return 0;
   // Numbers are used again: it is ours when it was told to write this very file.
   try {
     const std::string words = read_text(fmt::format("/proc/{}/cmdline", pid), 1 << 20);
-    if (words.find(pid_file.native()) != std::string::npos) ::kill(pid, SIGTERM);
+    if (words.find(pid_file.native()) != std::string::npos) return pid;
   } catch (const Error&) {
     // It has ended already.
   }
+  return 0;
+}
+
+void end_server(const fs::path& pid_file) {
+  if (const pid_t pid = server_of(pid_file); pid != 0) ::kill(pid, SIGTERM);
+}
+
+/// One that still ends would take the next one's socket with it.
+void await_end_of_server(const fs::path& pid_file) {
+  end_server(pid_file);
+  const Deadline limit(server_end_limit);
+  while (server_of(pid_file) != 0) {
+    if (limit.passed()) throw Unreachable(fmt::format("the server of {} does not end", pid_file.native()));
+    std::this_thread::sleep_for(server_interval);
+  }
+}
+
+struct Mark {
+  std::string uuid;
+  std::string still_point;  ///< empty in one of an earlier version
+};
+
+Mark read_mark(const BootRequest& request) {
+  std::error_code ignored;
+  const fs::path path = request.directory / marker;
+  if (!fs::exists(path, ignored))
+    throw NotFound(fmt::format("{} is no domain that 'boot' has made in {}", request.name, request.directory.native()),
+                   "name its directory with --directory; one that was committed is as any other domain");
+  const std::string text = read_text(path, longest_marker);
+  const std::size_t end = std::min(text.find('\n'), text.size());
+  Mark mark{text.substr(0, end), text.substr(std::min(end + 1, text.size()))};
+  mark.still_point.resize(std::min(mark.still_point.find('\n'), mark.still_point.size()));
+  return mark;
+}
+
+/// Nobody else starts or commits it meanwhile.
+UniqueFd lock_mark(const BootRequest& request) {
+  UniqueFd mark(::open((request.directory / marker).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!mark || ::flock(mark.get(), LOCK_EX | LOCK_NB) != 0)
+    throw Locked(fmt::format("somebody else works on {}", request.name), "try again when that is done");
+  return mark;
 }
 
 /// Ends servers that no client has ended, and deletes what boot() has made, and nothing that lies beside it.
@@ -120,14 +169,16 @@ void make_directory(const fs::path& directory) {
                      "name another one with --directory");
 }
 
-void serve_disk(const DiskRecord& disk, const ServedDisk& access, const BootRequest& request,
+enum class Overlay { to_make, there };
+
+void serve_disk(const DiskRecord& disk, const ServedDisk& access, const BootRequest& request, Overlay state,
                 const std::optional<UserAndGroup>& owner) {
   ServedDisk served = access;
   served.disk = disk.target;
   const ServingPlace place{.socket = socket_of(request, disk.target), .address = {}, .port = 0};
   const fs::path overlay = overlay_of(request, disk.target);
   start_disk_server(served, place, pid_file_of(request, disk.target));
-  make_overlay(overlay, nbd_uri(place), disk.map.size);
+  if (state == Overlay::to_make) make_overlay(overlay, nbd_uri(place), disk.map.size);
   // What the guest has and writes is nobody's but QEMU's.
   for (const fs::path& path : {place.socket, overlay})
     if (::chmod(path.c_str(), 0600) != 0 || (owner && ::chown(path.c_str(), owner->user, owner->group) != 0))
@@ -153,11 +204,11 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
   try {
     for (const DiskRecord& disk : manifest.disks) {
       if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
-      serve_disk(disk, access, request, owner);
+      serve_disk(disk, access, request, Overlay::to_make, owner);
     }
     domain = libvirt.define(definition.xml);
     // A name may be another domain's one day.
-    replace_file(request.directory / marker, domain->uuid() + "\n", 0600);
+    replace_file(request.directory / marker, domain->uuid() + "\n" + manifest.name + "\n", 0600);
     if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
     start_domain(*domain);
   } catch (...) {
@@ -170,6 +221,61 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
     throw;
   }
   return {std::move(*domain), std::move(definition.left_out)};
+}
+
+std::string booted_from(const BootRequest& request) {
+  std::string name = read_mark(request).still_point;
+  if (name.empty())
+    throw NotFound(fmt::format("it is not written down what {} was booted from", request.name),
+                   "an earlier version has booted it: boot it anew");
+  return name;
+}
+
+Domain booted_domain(Connection& libvirt, const BootRequest& request) {
+  return libvirt.domain(read_mark(request).uuid);
+}
+
+std::vector<DiskRecord> unmoved_disks(const Domain& domain, const Manifest& manifest, const BootRequest& request) {
+  const std::vector<std::string> used = disk_paths(domain.xml());
+  std::vector<DiskRecord> unmoved;
+  for (const DiskRecord& disk : manifest.disks) {
+    const fs::path overlay = fs::weakly_canonical(overlay_of(request, disk.target));
+    if (std::ranges::any_of(used, [&](const std::string& path) { return fs::weakly_canonical(path) == overlay; }))
+      unmoved.push_back(disk);
+  }
+  return unmoved;
+}
+
+Domain resume_booted(Connection& libvirt, const Manifest& manifest, const ServedDisk& access,
+                     const BootRequest& request, const std::stop_token& stop) {
+  Domain domain = booted_domain(libvirt, request);
+  const UniqueFd lock = lock_mark(request);
+  if (domain.running()) return domain;
+  const std::vector<DiskRecord> disks = unmoved_disks(domain, manifest, request);
+  const std::optional<UserAndGroup> owner = libvirt.qemu_user();
+  const auto end_all = [&] {
+    for (const DiskRecord& disk : disks) {
+      await_end_of_server(pid_file_of(request, disk.target));
+      fs::remove(socket_of(request, disk.target));
+    }
+  };
+  try {
+    end_all();
+    for (const DiskRecord& disk : disks) {
+      if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
+      serve_disk(disk, access, request, Overlay::there, owner);
+    }
+    if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
+    start_domain(domain);
+  } catch (...) {
+    try {
+      end_all();
+    } catch (const std::exception& error) {
+      log_warning("{}", error.what());
+    }
+    throw;
+  }
+  return domain;
 }
 
 void check_commit(const Manifest& manifest, const BootRequest& request, const fs::path& images) {
@@ -185,7 +291,8 @@ void check_commit(const Manifest& manifest, const BootRequest& request, const fs
 void commit_booted(const Domain& domain, const Manifest& manifest, const BootRequest& request, const fs::path& images,
                    const std::function<void(const std::string&, std::uint64_t, std::uint64_t)>& progress,
                    const std::stop_token& stop) {
-  for (const DiskRecord& disk : manifest.disks)
+  const UniqueFd lock = lock_mark(request);
+  for (const DiskRecord& disk : unmoved_disks(domain, manifest, request))
     move_disk(
         domain, disk.target, image_of(disk, request, images), image_format(disk),
         [&](std::uint64_t done, std::uint64_t all) { progress(disk.target, done, all); }, stop);
@@ -193,14 +300,7 @@ void commit_booted(const Domain& domain, const Manifest& manifest, const BootReq
 }
 
 void remove_booted(Connection& libvirt, const BootRequest& request) {
-  std::error_code ignored;
-  const fs::path mark = request.directory / marker;
-  if (!fs::exists(mark, ignored))
-    throw NotFound(fmt::format("{} is no domain that 'boot' has made in {}", request.name, request.directory.native()),
-                   "name its directory with --directory; one that was committed is removed as any other domain");
-  std::string uuid = read_text(mark, 4096);
-  while (uuid.ends_with('\n'))
-    uuid.pop_back();
+  const std::string uuid = read_mark(request).uuid;
   if (libvirt.has(uuid)) remove_domain(libvirt.domain(uuid));
   clear(request);
 }

@@ -32,6 +32,22 @@ struct Booted {
 [[nodiscard]] Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& access,
                           const BootRequest& request, const std::stop_token& stop);
 
+/// The still point, in full, that the domain in this directory was booted from. Throws NotFound when `directory` is
+/// none of boot()'s.
+[[nodiscard]] std::string booted_from(const BootRequest& request);
+
+/// Serves the disks of a booted domain anew and starts it, where it does not run: its disks' servers end with it.
+/// `access` as for boot(). It stays as it was when that fails. Throws the same, NotFound, Locked.
+[[nodiscard]] Domain resume_booted(Connection& libvirt, const Manifest& manifest, const ServedDisk& access,
+                                   const BootRequest& request, const std::stop_token& stop);
+
+/// The domain that was booted in this directory. Throws NotFound, Unreachable.
+[[nodiscard]] Domain booted_domain(Connection& libvirt, const BootRequest& request);
+
+/// Those of the still point's disks that the domain still has on its overlays: others were moved already.
+[[nodiscard]] std::vector<DiskRecord> unmoved_disks(const Domain& domain, const Manifest& manifest,
+                                                    const BootRequest& request);
+
 /// Throws UsageError when a domain that is booted so could not be moved into `images`.
 void check_commit(const Manifest& manifest, const BootRequest& request, const std::filesystem::path& images);
 

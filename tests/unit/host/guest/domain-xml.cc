@@ -65,6 +65,18 @@ std::string reason_for(const DomainDefinition& definition, const std::string& ta
 
 }  // namespace
 
+TEST_CASE("all that a domain's disks lie on, also what no still point covers") {
+  const std::vector<std::string> paths = disk_paths(web1);
+  const auto has = [&](const char* path) { return std::find(paths.begin(), paths.end(), path) != paths.end(); };
+  CHECK(has("/var/lib/libvirt/images/web1 & more.qcow2"));
+  CHECK(has("/dev/vg0/web1-data"));
+  CHECK(has("/seed.img"));
+  CHECK(has("/f.img"));
+  CHECK_FALSE(has("/s"));
+  CHECK(disk_paths("<domain><devices><disk><source file='/a'/><backingStore type='file'><source file='/b'/>"
+                   "</backingStore></disk></devices></domain>") == std::vector<std::string>{"/a", "/b"});
+}
+
 TEST_CASE("disks of a running domain: what is covered, and why the rest is not") {
   const DomainDefinition definition = parse_domain_xml(web1, true);
   REQUIRE(definition.disks.size() == 3);
