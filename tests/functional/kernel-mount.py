@@ -142,18 +142,21 @@ class KernelMount(unittest.TestCase):
     def test_whoever_dies(self):
         """The companion or the worker, killed in the middle: nothing stays (tearDown)."""
         name = self.back_up("killed", "--no-trees")["name"]
-        for victim in ("companion", "stillpoint-kernel-worker", "nbdfuse", "nbdkit"):
+        for victim in ("companion", "interrupt", "stillpoint-kernel-worker", "nbdfuse", "nbdkit"):
             with self.subTest(victim), subprocess.Popen(
                 self.command("files", "cp", f"{name}:vda:/", "--to-tar", "-", *TRUST), stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL) as running:
                 self.assertEqual(len(running.stdout.read(65536)), 65536)
                 if victim == "companion":
                     running.kill()
+                elif victim == "interrupt":
+                    running.send_signal(signal.SIGINT)
                 else:
                     for pid in self.below(running.pid, victim):
                         os.kill(pid, signal.SIGKILL)
                 running.stdout.read()
-                self.assertNotEqual(running.wait(60), 0)
+                status = running.wait(60)
+                self.assertTrue(status == 11 if victim == "interrupt" else status != 0, status)
             self.tearDown()
 
     def below(self, pid, program):
