@@ -2,6 +2,7 @@
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "config.hh"
+#include "host/repository/ahead-reader.hh"
 #include "host/repository/repository.hh"
 
 #include <algorithm>
@@ -49,9 +50,15 @@ struct Served {
     const Manifest manifest = repository.load(settings.name);
     const auto found = std::ranges::find(manifest.disks, settings.disk, &DiskRecord::target);
     if (found == manifest.disks.end()) throw NotFound(manifest.name + " has no disk '" + settings.disk + "'");
-    disk = repository.open_disk(found->map, cache_bytes);
+    whole = repository.open_disk(found->map);
+    disk = std::make_unique<AheadReader>(repository.open_disk(found->map), crew, repository.chunk_bytes(), cache_bytes);
   }
+  /// Who asks for a chunk and more at once asks for several, and gains nothing by what is read ahead.
+  BlockReader& reader_of(std::uint32_t count) { return count >= repository.chunk_bytes() ? *whole : *disk; }
+
   Repository repository;
+  Crew crew;
+  std::unique_ptr<BlockReader> whole;
   std::unique_ptr<BlockReader> disk;
 };
 
@@ -131,7 +138,7 @@ std::int64_t size(void* /*connection*/) {
 }
 
 int read(void* /*connection*/, void* buffer, std::uint32_t count, std::uint64_t offset, std::uint32_t /*flags*/) {
-  return guarded([&] { served->disk->pread({static_cast<std::byte*>(buffer), count}, offset); });
+  return guarded([&] { served->reader_of(count).pread({static_cast<std::byte*>(buffer), count}, offset); });
 }
 
 int extents(void* /*connection*/, std::uint32_t count, std::uint64_t offset, std::uint32_t flags,
