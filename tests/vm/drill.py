@@ -97,10 +97,12 @@ class Drill(WithGuest):
         record = self.drill("web1@latest")
         self.assertTrue(record["passed"], record)
         steps = {(step["kind"], step["name"]): step for step in record["steps"]}
-        self.assertTrue(all(step["outcome"] == "passed" for step in record["steps"]), record)
-        for dump in manifest["dumps"]:
-            for kind in ("database", "dump"):
-                self.assertIn((kind, dump["name"]), steps)
+        # MyISAM is not promised to be equal.
+        self.assertEqual(steps.pop(("dump", "mariadb/default/legacy"))["outcome"], "skipped")
+        self.assertTrue(all(step["outcome"] == "passed" for step in steps.values()), record)
+        for name in (dump["name"] for dump in manifest["dumps"]):
+            for kind in ("database",) if name == "mariadb/default/legacy" else ("database", "dump"):
+                self.assertIn((kind, name), steps)
         self.assertIn("pg_amcheck", json.dumps(record))
         self.assertIn("mariadb-check", json.dumps(record))
         self.assertIn("e2fsck", json.dumps(record))
