@@ -9,6 +9,7 @@
 #include "host/capture/nbd-disk.hh"
 #include "host/capture/raw-image.hh"
 #include "host/commands/capture-levels.hh"
+#include "host/commands/capture-state.hh"
 #include "host/commands/capture-trees.hh"
 #include "host/commands/grade.hh"
 #include "host/commands/progress.hh"
@@ -61,6 +62,8 @@ struct Run {
   std::optional<Manifest> parent;
   Evidence evidence;
   std::vector<std::string> clusters{};  ///< whose other nodes must not be held
+  StatePlaces places{};
+  CapturedState state{};
 };
 
 void check_stop(const Run& run) {
@@ -291,6 +294,7 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const 
                     *directory, *trees, run.progress, manifest.trees, manifest.warnings);
     tasks.wait();
   }
+  store_state(run.repository, std::move(run.state), manifest);
   pause_for_test("commit");
   check_source();
   commit_by_free_name(run, trees ? &*trees : nullptr);
@@ -358,6 +362,8 @@ void back_up_running(Run& run, const Domain& domain) {
   Repository::Locks clusters = hold_clusters(run);
   pause_for_test("freeze");
   take_instant(run, domain, job, required);
+  // Some milliseconds later, for nothing that can hang has a place in the window.
+  run.state = read_state(run.places, true);
   pause_for_test("report");
   job.check();  // of a guest that was shut off meanwhile a grade would tell nothing
   const std::vector<DiskSource> sources = sources_of(run, disks, job);
@@ -417,6 +423,7 @@ void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::s
                     const std::function<void()>& check_source) {
   const WriteWatch watch(images);
   run.manifest.instant = wall_now();
+  run.state = read_state(run.places, false);
   run.evidence.at_rest = full_reason;
   const Grade required = required_grade(run);
   grade(run, required);
@@ -464,7 +471,9 @@ Manifest take_still_point(const BackupRequest& request, Repository& repository, 
   run.parent = latest(repository, domain.name());
   // Another domain of the same name: nothing of it can be a base.
   if (run.parent && run.parent->domain_uuid != domain.uuid()) run.parent.reset();
-  if (domain.running())
+  const bool running = domain.running();
+  run.places = state_places(run.manifest.domain_xml, libvirt.tpm_root(), running);
+  if (running)
     back_up_running(run, domain);
   else
     back_up_shut_off(run, domain);

@@ -96,9 +96,14 @@ ExitCode resume(const BootOptions& options, const Invocation& invocation) {
 
 ExitCode boot_still_point(const BootOptions& options, const Invocation& invocation) {
   const auto begun = SteadyClock::now();
-  const auto [access, manifest] = open_to_serve(invocation, options.name);
-  const BootRequest request = request_for(options, manifest.domain + "-boot");
-  if (!options.commit.empty()) check_commit(manifest, request, std::filesystem::absolute(options.commit));
+  std::vector<LoadedState> state;
+  const auto [access, manifest] = open_to_serve(invocation, options.name, &state);
+  BootRequest request = request_for(options, manifest.domain + "-boot");
+  request.state = std::move(state);
+  if (!options.commit.empty()) {
+    request.images = std::filesystem::absolute(options.commit);
+    check_commit(manifest, request, request.images);
+  }
   Connection libvirt(invocation.libvirt_uri);
   const Booted booted = boot(libvirt, manifest, access, request, invocation.stop);
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);

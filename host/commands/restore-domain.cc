@@ -9,9 +9,12 @@
 #include "host/commands/output.hh"
 #include "host/commands/watched-progress.hh"
 #include "host/guest/connection.hh"
+#include "host/guest/domain-state.hh"
 #include "host/guest/new-domain-xml.hh"
 #include "host/restore/disk-target.hh"
+#include "host/restore/logical-volumes.hh"
 #include "host/restore/restore-disk.hh"
+#include "host/restore/state-restore.hh"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -41,6 +44,17 @@ std::string name_of(const Manifest& manifest, const DomainRestore& wanted) {
   return wanted.name.empty() ? manifest.domain : wanted.name;
 }
 
+std::vector<PlacedDisk> place_in_group(const Manifest& manifest, const DomainRestore& wanted,
+                                       const NewVolumes& volumes) {
+  std::vector<PlacedDisk> disks;
+  for (const DiskRecord& record : manifest.disks) {
+    const std::string name = volume_name(name_of(manifest, wanted), record.target);
+    volumes.check_name(name);
+    disks.push_back({&record, volumes.path_of(name), "raw"});
+  }
+  return disks;
+}
+
 std::vector<PlacedDisk> place(const Manifest& manifest, const DomainRestore& wanted) {
   std::vector<PlacedDisk> disks;
   for (const DiskRecord& record : manifest.disks) {
@@ -60,8 +74,8 @@ std::vector<PlacedDisk> place(const Manifest& manifest, const DomainRestore& wan
   return disks;
 }
 
-/// The disks are those of this very domain, here, and nobody has them open.
-void check_in_place(const Manifest& manifest, const Invocation& invocation) {
+/// The disks are those of this very domain, here, and nobody has them open. Where its state lies.
+StateTargets check_in_place(const Manifest& manifest, const Invocation& invocation) {
   if (manifest.domain_xml.empty())
     throw UsageError(fmt::format("{} is of images, which somebody may use", manifest.name),
                      "restore each of them with --disk and --to");
@@ -89,6 +103,13 @@ void check_in_place(const Manifest& manifest, const Invocation& invocation) {
           fmt::format("disk {} at {} is also {}'s", record.target, printable(record.source), printable(users.front())),
           "restore into a directory with --to");
   }
+  const StatePlaces places = state_places(domain.xml(), libvirt.tpm_root(), false);
+  for (const StateRecord& record : manifest.state)
+    if (record.kind == StateRecord::Kind::nvram && record.failure.empty() && places.nvram != record.source)
+      throw UsageError(
+          fmt::format("the firmware's variables of {} are not at {} any more", name, printable(record.source)),
+          "restore into a directory with --to");
+  return {.nvram = places.nvram, .tpm = places.tpm, .nvram_owner = {}};
 }
 
 /// A disk on its way: nothing of it is to be seen before complete(), but on a block device.
@@ -102,20 +123,24 @@ struct OpenDisk {
 
 /// All of them are opened before one is written, and all are written before one gets its name: what can go wrong goes
 /// wrong before anything is replaced.
-void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, bool overwrite, RateLimit* limit,
-                 const Invocation& invocation) {
+void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, NewVolumes* volumes, bool overwrite,
+                 RateLimit* limit, const Invocation& invocation) {
   std::vector<OpenDisk> open;
   for (const PlacedDisk& disk : disks) {
     OpenDisk& it = open.emplace_back();
     it.disk = &disk;
     it.replaces = ::stat(disk.path.c_str(), &it.before) == 0 && S_ISREG(it.before.st_mode);
     it.content = repository.open_disk(disk.record->map);
-    it.target = open_disk_target(disk.path, disk.format, it.content->size(), overwrite);
+    if (volumes != nullptr) volumes->make(disk.path.filename().native(), it.content->size());
+    it.target = volumes != nullptr ? open_new_volume(disk.path, it.content->size(), volumes->read_as_zeros())
+                                   : open_disk_target(disk.path, disk.format, it.content->size(), overwrite);
   }
   Progress progress(invocation.progress, STDERR_FILENO);
   for (OpenDisk& it : open) {
     WatchedProgress watched(progress.line(it.disk->record->target), invocation.stop,
-                            "stopped before the disks were complete: nothing but block devices was changed");
+                            volumes != nullptr
+                                ? "stopped before the disks were complete: their volumes are removed again"
+                                : "stopped before the disks were complete: nothing but block devices was changed");
     fill_target(*it.content, *it.target, watched, limit);
   }
   for (OpenDisk& it : open) {
@@ -135,11 +160,46 @@ void make_directory(const fs::path& directory) {
   if (failure) throw UsageError(fmt::format("cannot make {}: {}", directory.native(), failure.message()));
 }
 
+/// Beside the images; the TPM's where libvirt looks for it, when the domain is defined.
+StateTargets place_state(const Manifest& manifest, const DomainRestore& wanted, Connection* libvirt,
+                         const std::string& uuid) {
+  const std::string name = name_of(manifest, wanted);
+  StateTargets targets{
+      .nvram = wanted.directory / (name + "-nvram.fd"), .tpm = wanted.directory / (name + "-tpm"), .nvram_owner = {}};
+  if (libvirt == nullptr) return targets;
+  if (fs::path theirs = tpm_directory(manifest.domain_xml, libvirt->tpm_root(), uuid); !theirs.empty())
+    targets.tpm = std::move(theirs);
+  return targets;
+}
+
+/// What of the domain's state is not brought back, in words.
+std::vector<std::string> missing_state(const Manifest& manifest, const StateTargets& targets) {
+  std::vector<std::string> missing;
+  for (const StateRecord& record : manifest.state) {
+    const bool is_nvram = record.kind == StateRecord::Kind::nvram;
+    const std::string what = is_nvram ? "the firmware's variables" : "the TPM's state";
+    if (!record.failure.empty())
+      missing.push_back(fmt::format("{}, which were not captured: {}", what, record.failure));
+    else if ((is_nvram ? targets.nvram : targets.tpm).empty())
+      missing.push_back(fmt::format("{}: the domain has no such device any more", what));
+  }
+  return missing;
+}
+
+/// A TPM that is used would write over it.
+void check_unused(Connection& libvirt, const Manifest& manifest, const std::vector<StateWriter::Written>& files) {
+  if (std::ranges::find(files, StateRecord::Kind::tpm, &StateWriter::Written::kind) == files.end()) return;
+  if (libvirt.has(manifest.domain_uuid) && libvirt.domain(manifest.domain_uuid).running())
+    throw UsageError(fmt::format("{} runs: its TPM's state cannot be replaced", printable(manifest.domain)),
+                     "shut it off first, or make a new domain with --name");
+}
+
 struct Outcome {
   std::string name;  ///< of the still point
   fs::path definition;
   std::string defined;
   std::vector<std::string> left_out;
+  std::vector<StateWriter::Written> state;
   std::chrono::microseconds took;
 };
 
@@ -150,9 +210,13 @@ void report(const std::vector<PlacedDisk>& disks, const Outcome& outcome, bool a
                     {"to", disk.path.native()},
                     {"format", disk.format},
                     {"bytes", disk.record->map.size}});
+  Json state = Json::array();
+  for (const StateWriter::Written& file : outcome.state)
+    state.push_back({{"kind", to_string(file.kind)}, {"to", file.path.native()}, {"bytes", file.bytes}});
   if (as_json)
     return print_json({{"name", outcome.name},
                        {"disks", list},
+                       {"state", state},
                        {"definition", outcome.definition.empty() ? Json(nullptr) : Json(outcome.definition.native())},
                        {"defined", outcome.defined.empty() ? Json(nullptr) : Json(outcome.defined)},
                        {"left_out", outcome.left_out},
@@ -161,6 +225,9 @@ void report(const std::vector<PlacedDisk>& disks, const Outcome& outcome, bool a
     print_result(fmt::format("restored {} of {} to {}: {}, {}\n", printable(disk.record->target),
                              printable(outcome.name), printable(disk.path.native()), disk.format,
                              format_size(disk.record->map.size)));
+  for (const StateWriter::Written& file : outcome.state)
+    print_result(fmt::format("restored {} of {} to {}: {}\n", to_string(file.kind), printable(outcome.name),
+                             printable(file.path.native()), format_size(file.bytes)));
   for (const std::string& what : outcome.left_out)
     print_result(fmt::format("without {}\n", printable(what)));
   if (!outcome.definition.empty())
@@ -175,12 +242,25 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
                         const Invocation& invocation) {
   if (wanted.define && manifest.domain_xml.empty())
     throw UsageError(fmt::format("{} is of images without a domain: there is nothing to define", manifest.name));
-  if (wanted.directory.empty()) check_in_place(manifest, invocation);
-  const std::vector<PlacedDisk> disks = place(manifest, wanted);
+  StateTargets targets;
+  if (wanted.directory.empty()) targets = check_in_place(manifest, invocation);
+  std::optional<NewVolumes> volumes;
+  if (!wanted.volume_group.empty()) volumes.emplace(wanted.volume_group, wanted.thin_pool);
+  const std::vector<PlacedDisk> disks = volumes ? place_in_group(manifest, wanted, *volumes) : place(manifest, wanted);
   const fs::path definition_path = wanted.directory / (name_of(manifest, wanted) + ".xml");
   NewDomain domain{.name = wanted.name, .disks = {}, .network = true};
+  if (!wanted.name.empty()) domain.uuid = new_uuid();
   for (const PlacedDisk& disk : disks)
-    domain.disks.push_back({disk.record->target, disk.path, disk.format});
+    domain.disks.push_back({disk.record->target, disk.path, disk.format, volumes.has_value()});
+  const std::vector<LoadedState> loaded = load_state(repository, manifest);
+  const auto has = [&](StateRecord::Kind kind) {
+    return std::ranges::any_of(loaded, [&](const LoadedState& state) { return state.record.kind == kind; });
+  };
+  if (!wanted.directory.empty()) {
+    const StateTargets beside = place_state(manifest, wanted, nullptr, {});
+    if (has(StateRecord::Kind::nvram)) domain.nvram = beside.nvram;
+    if (has(StateRecord::Kind::tpm)) domain.tpm = beside.tpm;
+  }
   NewDefinition definition;
   if (!manifest.domain_xml.empty()) definition = new_domain_xml(manifest.domain_xml, domain);
   const bool keep_definition = !wanted.directory.empty() && !definition.xml.empty();
@@ -196,17 +276,28 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
       throw UsageError(fmt::format("{} is another domain of that name", printable(manifest.domain)),
                        "give the new one a name with --name");
   }
+  if (!wanted.directory.empty())
+    targets = place_state(manifest, wanted, libvirt ? &*libvirt : nullptr,
+                          wanted.name.empty() ? manifest.domain_uuid : domain.uuid);
+  StateWriter state(loaded, targets, wanted.overwrite);
+  if (libvirt && wanted.name.empty()) check_unused(*libvirt, manifest, state.files());
+  for (std::string& what : missing_state(manifest, targets))
+    definition.left_out.push_back(std::move(what));
   make_directory(wanted.directory);
   const auto begun = SteadyClock::now();
-  write_disks(repository, disks, wanted.overwrite, limit, invocation);
+  write_disks(repository, disks, volumes ? &*volumes : nullptr, wanted.overwrite, limit, invocation);
+  state.write();
   if (keep_definition) replace_file(definition_path, definition.xml, 0600);
   if (libvirt) static_cast<void>(libvirt->define(definition.xml));
+  state.keep();
+  if (volumes) volumes->keep();
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
   report(disks,
          {.name = manifest.name,
           .definition = keep_definition ? definition_path : fs::path(),
           .defined = wanted.define ? name_of(manifest, wanted) : std::string(),
           .left_out = definition.left_out,
+          .state = state.files(),
           .took = took},
          invocation.json);
   return ExitCode::success;

@@ -14,6 +14,8 @@ namespace stillpoint {
 struct DomainRestore {
   std::filesystem::path directory;  ///< where new images go; empty for the places that the disks had
   std::string name;                 ///< of a new domain; empty for the same one again
+  std::string volume_group;         ///< where its disks become logical volumes; empty: images in the directory
+  std::string thin_pool;            ///< of that group; may be empty
   bool define = false;              ///< in libvirt
   bool overwrite = false;
 };

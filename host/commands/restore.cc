@@ -8,6 +8,8 @@
 #include "host/commands/restore-domain.hh"
 #include "host/commands/watched-progress.hh"
 #include "host/repository/repository.hh"
+#include "host/restore/disk-target.hh"
+#include "host/restore/logical-volumes.hh"
 #include "host/restore/restore-disk.hh"
 
 #include <CLI/CLI.hpp>
@@ -28,6 +30,8 @@ struct RestoreOptions {
   std::string format;
   std::string limit;
   std::string domain_name;
+  std::string volume_group;
+  std::string thin_pool;
   bool in_place = false;
   bool define = false;
   bool overwrite = false;
@@ -43,10 +47,19 @@ std::string format_of(const RestoreOptions& options, const DiskRecord& record, b
 /// Which of the two ways is meant, before anything is opened.
 void check_options(const RestoreOptions& options) {
   const bool whole = options.disk.empty();
+  const bool to_volumes = !options.volume_group.empty();
+  if (!options.thin_pool.empty() && !to_volumes)
+    throw UsageError("--thin-pool is a pool of a volume group", "name that with --to-volume-group");
+  if (to_volumes && (options.in_place || !options.format.empty()))
+    throw UsageError("a logical volume is made anew, and raw", "leave --in-place and --format out");
+  if (to_volumes && whole && options.to.empty())
+    throw UsageError("where the domain's definition goes is not said", "name a directory with --to");
+  if (to_volumes && !whole && !options.to.empty())
+    throw UsageError("one disk goes to one place", "give --to or --to-volume-group");
   if (options.in_place && !(whole && options.to.empty() && options.overwrite && options.domain_name.empty()))
     throw UsageError("--in-place replaces all disks of a domain where they are",
                      "give it with --overwrite, and without --disk, --to and --name");
-  if (!options.in_place && options.to.empty())
+  if (!options.in_place && options.to.empty() && !to_volumes)
     throw UsageError("where to restore it is not said",
                      whole ? "name a directory with --to, or use --in-place" : "name a file with --to");
   if (whole && !options.format.empty())
@@ -54,8 +67,45 @@ void check_options(const RestoreOptions& options) {
   if (whole && options.to == "-") throw UsageError("only one disk fits into a stream", "name it with --disk");
   if (options.domain_name.find('/') != std::string::npos)
     throw UsageError(fmt::format("'{}' is no domain's name", printable(options.domain_name)));
-  if (!whole && (options.define || !options.domain_name.empty()))
+  if (!whole && (options.define || (!options.domain_name.empty() && !to_volumes)))
     throw UsageError("--define and --name are for a whole domain", "leave --disk out");
+}
+
+void report(const Manifest& manifest, const DiskRecord& record, const std::string& to, const std::string& format,
+            SteadyClock::time_point begun, bool as_json) {
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
+  if (as_json)
+    print_json({{"name", manifest.name},
+                {"disk", record.target},
+                {"to", to},
+                {"format", format},
+                {"bytes", record.map.size},
+                {"took_us", took.count()}});
+  else
+    print_result(fmt::format("restored {} of {} to {}: {}, {}, in {}\n", printable(record.target),
+                             printable(manifest.name), printable(to), format, format_size(record.map.size),
+                             format_duration(took)));
+}
+
+/// One disk, into a logical volume that is made for it.
+ExitCode restore_volume(Repository& repository, const Manifest& manifest, const DiskRecord& record,
+                        const RestoreOptions& options, RateLimit* limit, const Invocation& invocation) {
+  const auto begun = SteadyClock::now();
+  NewVolumes volumes(options.volume_group, options.thin_pool);
+  const std::string name =
+      volume_name(options.domain_name.empty() ? manifest.domain : options.domain_name, record.target);
+  volumes.check_name(name);
+  const auto disk = repository.open_disk(record.map);
+  volumes.make(name, disk->size());
+  {
+    Progress progress(invocation.progress, STDERR_FILENO);
+    WatchedProgress watched(progress.line(record.target), invocation.stop,
+                            "stopped before the disk was complete: its volume is removed again");
+    restore_disk(*disk, *open_new_volume(volumes.path_of(name), disk->size(), volumes.read_as_zeros()), watched, limit);
+  }
+  volumes.keep();
+  report(manifest, record, volumes.path_of(name).native(), "raw", begun, invocation.json);
+  return ExitCode::success;
 }
 
 ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
@@ -68,11 +118,15 @@ ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
     const DomainRestore wanted{
         .directory = options.in_place ? std::filesystem::path() : std::filesystem::absolute(options.to),
         .name = options.domain_name,
+        .volume_group = options.volume_group,
+        .thin_pool = options.thin_pool,
         .define = options.define,
         .overwrite = options.overwrite};
     return restore_domain(repository, manifest, wanted, limit.get(), invocation);
   }
   const DiskRecord& record = choose_disk(manifest, options.disk);
+  if (!options.volume_group.empty())
+    return restore_volume(repository, manifest, record, options, limit.get(), invocation);
   const bool to_stdout = options.to == "-";
   const std::string format = format_of(options, record, to_stdout);
   if (to_stdout && invocation.json)
@@ -90,18 +144,7 @@ ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
     }
     restore_disk(*disk, options.to, format, options.overwrite, watched, limit.get());
   }
-  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
-  if (invocation.json)
-    print_json({{"name", manifest.name},
-                {"disk", record.target},
-                {"to", options.to},
-                {"format", format},
-                {"bytes", record.map.size},
-                {"took_us", took.count()}});
-  else
-    print_result(fmt::format("restored {} of {} to {}: {}, {}, in {}\n", printable(record.target),
-                             printable(manifest.name), printable(options.to), format, format_size(record.map.size),
-                             format_duration(took)));
+  report(manifest, record, options.to, format, begun, invocation.json);
   return ExitCode::success;
 }
 
@@ -117,6 +160,11 @@ RunVerb add_restore(CLI::App& parser) {
           "a directory for all disks and the domain's definition; for one disk the image to make, a block device with "
           "--overwrite, or - for standard output")
       ->type_name("PATH");
+  parser
+      .add_option("--to-volume-group", options->volume_group,
+                  "make the disks logical volumes of this group, named DOMAIN-TARGET; --to is for the definition then")
+      ->type_name("VG");
+  parser.add_option("--thin-pool", options->thin_pool, "make them in this thin pool of the group")->type_name("POOL");
   parser.add_flag("--in-place", options->in_place, "replace the disks of the domain, which must be shut off");
   parser.add_flag("--define", options->define, "define the domain in libvirt, on the restored disks");
   parser.add_option("--name", options->domain_name, "make it a new domain: another name, UUID and MAC addresses")

@@ -117,6 +117,15 @@ std::string dumps_text(const Manifest& manifest) {
   return table.empty() ? std::string() : table.text(2);
 }
 
+std::string state_text(const Manifest& manifest) {
+  Table table({{"STATE"}, {"FILE"}, {"SIZE", Align::right}, {"STORED", Align::right}, {"SOURCE"}, {"FAILURE"}});
+  for (const StateRecord& state : manifest.state)
+    table.add({std::string(to_string(state.kind)), state.name,
+               state.failure.empty() ? format_size(state.map.size) : "-", format_size(state.stored), state.source,
+               dash_if_empty(state.failure)});
+  return table.empty() ? std::string() : table.text(2);
+}
+
 std::string trees_text(const Manifest& manifest) {
   Table table({{"FILE SYSTEM"},
                {"MOUNTED ON"},
@@ -148,6 +157,10 @@ Totals totals_of(const Manifest& manifest) {
   }
   for (const TreeRecord& tree : manifest.trees)
     totals.complete = totals.complete && tree.failure.empty();
+  for (const StateRecord& state : manifest.state) {
+    totals.stored += state.stored;
+    totals.complete = totals.complete && state.failure.empty();
+  }
   if (!manifest.report) return totals;
   for (const DatabaseReport& database : manifest.report->databases) {
     // The dump is what an operator would load: exact means nothing when it is not there.
@@ -183,6 +196,7 @@ std::string describe(const Manifest& manifest) {
   }
   out += section("Dumps", dumps_text(manifest));
   out += section("Trees", trees_text(manifest));
+  out += section("Firmware and TPM", state_text(manifest));
   out += section("Warnings", bullets(manifest.warnings));
   return out;
 }
@@ -203,6 +217,8 @@ std::string summarise(const Manifest& manifest) {
     if (!dump.failure.empty()) out += field("failed", fmt::format("dump {}: {}", dump.name, dump.failure));
   for (const TreeRecord& tree : manifest.trees)
     if (!tree.failure.empty()) out += field("failed", fmt::format("tree of {}: {}", tree.file_system, tree.failure));
+  for (const StateRecord& state : manifest.state)
+    if (!state.failure.empty()) out += field("failed", fmt::format("{}: {}", to_string(state.kind), state.failure));
   for (const std::string& warning : manifest.warnings)
     out += field("warning", warning);
   return out;

@@ -15,7 +15,7 @@ struct Totals {
   std::uint64_t disk_bytes = 0;  ///< of all disks, as the guest sees them
   std::uint64_t read = 0;
   std::uint64_t changed = 0;
-  std::uint64_t stored = 0;  ///< disks and dumps
+  std::uint64_t stored = 0;  ///< disks, dumps and the domain's state
   bool complete = true;      ///< no dump and no tree failed
 };
 

@@ -9,6 +9,7 @@
 #include "host/guest/virt-error.hh"
 
 #include <fmt/format.h>
+#include <glib.h>
 #include <libvirt/virterror.h>
 
 #include <algorithm>
@@ -153,6 +154,15 @@ std::vector<std::string> Connection::users_of(const std::filesystem::path& path,
       users.emplace_back(virDomainGetName(domain.get()));
   }
   return users;
+}
+
+std::filesystem::path Connection::tpm_root() {
+  const CPtr<char, std::free> uri(virConnectGetURI(session_->connection().get()));
+  if (!uri) throw_virt<Unreachable>("libvirt does not say what it is");
+  std::string_view path(uri.get());
+  path = path.substr(0, path.find('?'));
+  if (!path.ends_with("/session")) return "/var/lib/libvirt/swtpm";
+  return std::filesystem::path(g_get_user_config_dir()) / "libvirt/qemu/swtpm";
 }
 
 Domain Connection::define(const std::string& xml) {

@@ -28,6 +28,8 @@ class Connection {
   /// Names of the domains, but the one of that UUID, that have this file or device as a disk, or as what a disk lies
   /// on. Throws Unreachable.
   [[nodiscard]] std::vector<std::string> users_of(const std::filesystem::path& path, const std::string& but_uuid);
+  /// Where libvirt keeps the state of emulated TPMs, a directory for each domain's UUID: the machine's or the user's.
+  [[nodiscard]] std::filesystem::path tpm_root();
   /// A new domain of that XML. Throws CaptureError with libvirt's reason, Unreachable.
   [[nodiscard]] Domain define(const std::string& xml);
 

@@ -44,6 +44,7 @@ class Definition {
     remove_children(domain_, "seclabel");
     change_disks();
     if (!wanted_.name.empty()) become_another();
+    place_state();
     for (const pugi::xml_node device : devices_.children())
       pugi::xml_node(device).remove_child("alias");
   }
@@ -53,8 +54,9 @@ class Definition {
     child(domain_, "name").text() = wanted_.name.c_str();
     for (const char* name : {"uuid", "genid", "title"})
       remove_children(domain_, name);
+    if (!wanted_.uuid.empty()) domain_.append_child("uuid").text() = wanted_.uuid.c_str();
     // A new one is made of the firmware's template.
-    remove_children(domain_.child("os"), "nvram");
+    if (wanted_.nvram.empty()) remove_children(domain_.child("os"), "nvram");
     change_interfaces();
     // libvirt takes the UUID from there, too.
     for (pugi::xml_node system : children(domain_.child("sysinfo"), "system"))
@@ -74,6 +76,24 @@ class Definition {
     change_character_devices();
     for (const pugi::xml_node graphics : children(devices_, "graphics"))
       change_graphics(graphics);
+  }
+
+  void place_state() {
+    if (!wanted_.nvram.empty()) {
+      const pugi::xml_node nvram = child(child(domain_, "os"), "nvram");
+      pugi::xml_node(nvram).remove_attribute("type");
+      while (pugi::xml_node(nvram).remove_child(nvram.first_child())) {
+      }
+      nvram.text() = wanted_.nvram.c_str();
+    }
+    for (const pugi::xml_node tpm : children(devices_, "tpm"))
+      if (pugi::xml_node source = tpm.child("backend").child("source"); source && !wanted_.tpm.empty()) {
+        set(source, "type", "dir");
+        set(source, "path", wanted_.tpm.native());
+      } else if (source && !wanted_.name.empty()) {
+        // Where libvirt would put it: the first one's is its own.
+        tpm.child("backend").remove_child(source);
+      }
   }
 
   /// A console's password is no part of what libvirt tells: without one it is for this machine alone.
@@ -114,7 +134,7 @@ class Definition {
       }
       for (const char* name : {"source", "backingStore", "mirror", "encryption", "auth", "shareable", "transient"})
         remove_children(disk, name);
-      const bool block = std::filesystem::is_block_file(std::filesystem::status(wanted->path));
+      const bool block = wanted->is_device || std::filesystem::is_block_file(std::filesystem::status(wanted->path));
       set(disk, "type", block ? "block" : "file");
       const pugi::xml_node source = disk.append_child("source");
       set(source, block ? "dev" : "file", wanted->path.native());

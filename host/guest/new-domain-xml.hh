@@ -12,14 +12,18 @@ namespace stillpoint {
 struct NewDisk {
   std::string target;
   std::filesystem::path path;
-  std::string format;  ///< "qcow2", "raw"
+  std::string format;      ///< "qcow2", "raw"
+  bool is_device = false;  ///< a block device that is not there yet; one that is there is seen
 };
 
 /// A domain that is made of a still point.
 struct NewDomain {
   std::string name;  ///< empty for the first one itself: with its name, UUID and MAC addresses
   std::vector<NewDisk> disks;
-  bool network = false;  ///< the cables are plugged in
+  bool network = false;           ///< the cables are plugged in
+  std::string uuid{};             ///< of a new one; empty: libvirt chooses
+  std::filesystem::path nvram{};  ///< its firmware's variables; empty: of a new one, made of the firmware's template
+  std::filesystem::path tpm{};    ///< its emulated TPM's state, where the definition names a directory
 };
 
 struct NewDefinition {

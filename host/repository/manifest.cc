@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 namespace stillpoint {
@@ -118,6 +119,36 @@ TreeRecord parse_tree(const Json& json) {
   return tree;
 }
 
+Json to_json(const StateRecord& state) {
+  return Json{{"kind", to_string(state.kind)},
+              {"name", state.name},
+              {"source", state.source},
+              {"owner", state.owner},
+              {"map", map_json(state.map.root, state.map.size)},
+              {"stored", state.stored},
+              {"failure", state.failure}};
+}
+
+StateRecord::Kind parse_state_kind(std::string_view text) {
+  for (const StateRecord::Kind kind : {StateRecord::Kind::nvram, StateRecord::Kind::tpm})
+    if (text == to_string(kind)) return kind;
+  throw ProtocolError("a domain's state is of an unknown kind");
+}
+
+StateRecord parse_state(const Json& json) {
+  StateRecord state;
+  state.kind = parse_state_kind(json_string(json, "kind", 16));
+  state.name = json_string(json, "name", 255);
+  if (!is_state_name(state.name)) throw ProtocolError("a file of a domain's state has a name that is not allowed");
+  state.source = json_string_or(json, "source", "", max_text);
+  state.owner = json_string_or(json, "owner", "", 255);
+  state.map = parse_map<StreamMap>(json);
+  if (state.map.size > max_state_bytes) throw ProtocolError("a file of a domain's state is too long");
+  state.stored = json_uint_or(json, "stored", 0);
+  state.failure = json_string_or(json, "failure", "", max_text);
+  return state;
+}
+
 Json to_json(const WindowRecord& window) {
   return Json{{"total_us", count(window.total)},
               {"freeze_us", count(window.freeze)},
@@ -184,6 +215,10 @@ Manifest parse(const Json& json) {
     manifest.dumps.push_back(parse_dump(dump));
   for (const Json& tree : json_array(json, "trees", max_records))
     manifest.trees.push_back(parse_tree(tree));
+  // Manifests had none in the beginning.
+  if (json.contains("state"))
+    for (const Json& state : json_array(json, "state", max_state_files))
+      manifest.state.push_back(parse_state(state));
   if (json.contains("report") && !json["report"].is_null()) manifest.report = parse_report(json["report"]);
   manifest.warnings = parse_texts(json, "warnings");
   return manifest;
@@ -201,6 +236,17 @@ std::string_view to_string(Grade grade) {
       break;
   }
   return "crash";
+}
+
+std::string_view to_string(StateRecord::Kind kind) {
+  return kind == StateRecord::Kind::nvram ? "nvram" : "tpm";
+}
+
+bool is_state_name(std::string_view name) {
+  return !name.empty() && name.size() <= 255 && name.front() != '.' && std::ranges::all_of(name, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.';
+  });
 }
 
 Grade parse_grade(std::string_view text) {
@@ -225,7 +271,8 @@ Json to_json(const Manifest& manifest) {
             {"window", to_json(manifest.window)},
             {"disks", list_json(manifest.disks)},
             {"dumps", list_json(manifest.dumps)},
-            {"trees", list_json(manifest.trees)}};
+            {"trees", list_json(manifest.trees)},
+            {"state", list_json(manifest.state)}};
   if (manifest.report) json["report"] = to_json(*manifest.report);
   json["warnings"] = manifest.warnings;
   json["domain_xml"] = manifest.domain_xml;

@@ -69,6 +69,29 @@ struct TreeRecord {
   std::string failure;  ///< why there is no tree
 };
 
+/// What a domain keeps on the hypervisor beside its disks, written by firmware and guest.
+struct StateRecord {
+  enum class Kind {
+    nvram,  ///< the variables of UEFI firmware
+    tpm,    ///< a file of an emulated TPM's state
+  };
+  Kind kind = Kind::nvram;
+  std::string name;    ///< is_state_name: "nvram", or the file's of the TPM, "tpm2-00.permall"
+  std::string source;  ///< its path on the hypervisor at the time
+  std::string owner;   ///< the user's name there; may be empty
+  StreamMap map;
+  std::uint64_t stored = 0;  ///< bytes that the repository grew by for it
+  std::string failure;       ///< why it is not there
+};
+
+[[nodiscard]] std::string_view to_string(StateRecord::Kind kind);
+/// Letters, digits and -_. , and no dot in front: it may become a file's name.
+[[nodiscard]] bool is_state_name(std::string_view name);
+/// Of one file of a domain's state, bytes. That of an ARM virtual machine's firmware is as long as this.
+inline constexpr std::uint64_t max_state_bytes = 64 << 20;
+/// Files of a domain's state.
+inline constexpr std::size_t max_state_files = 16;
+
 /// The freeze window and its parts.
 struct WindowRecord {
   std::chrono::microseconds total{0};           ///< from the freeze call to the thaw's return
@@ -98,6 +121,7 @@ struct Manifest {
   std::vector<DiskRecord> disks;
   std::vector<DumpRecord> dumps;
   std::vector<TreeRecord> trees;
+  std::vector<StateRecord> state;
   std::optional<Report> report;
   std::vector<std::string> warnings;
 };

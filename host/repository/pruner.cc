@@ -60,6 +60,8 @@ void Pruner::follow(const std::vector<std::string>& names, const std::function<v
         follow_map(disk.map);
       for (const DumpRecord& dump : manifest.dumps)
         if (dump.failure.empty()) follow_map(dump.map);
+      for (const StateRecord& state : manifest.state)
+        if (state.failure.empty()) follow_map(state.map);
       if (check.lost_nodes()) throw Corruption(why);
       if (!why.empty()) result.damaged.push_back(name);
       seen_.insert(key);

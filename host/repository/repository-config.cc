@@ -27,7 +27,7 @@ constexpr const char* cipher_name = "aes-256-gcm";
 /// Features lie in the configuration and, when they came later, as empty objects named features/CLASS.NAME.
 void check_feature(const Store& store, std::string_view feature_class, std::string_view name, bool for_writing) {
   if (feature_class == "compat") return;
-  if (feature_class == "ro_compat" && (!for_writing || name == "leases")) return;
+  if (feature_class == "ro_compat" && (!for_writing || name == "leases" || name == "state")) return;
   newer_format(store, fmt::format("it uses '{}'", name));
 }
 

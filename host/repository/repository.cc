@@ -220,6 +220,18 @@ void sweep_drills(Store& store) {
       store.remove(object);
 }
 
+/// From now on programs that do not know it may only read here.
+void need_feature(Store& store, std::string_view feature) {
+  const std::string object = fmt::format("features/ro_compat.{}", feature);
+  if (store.exists(object)) return;
+  try {
+    store.put(object, {});
+  } catch (const StorageError&) {
+    // Somebody else's may have come first.
+    if (!store.exists(object)) throw;
+  }
+}
+
 std::string protection_object(const std::string& name) {
   const StillPointName parsed = parse_still_point_name(name);
   return fmt::format("protected/{}/{}", escape_domain(parsed.domain), parsed.time);
@@ -238,6 +250,8 @@ std::vector<std::string> why_damaged(MapCheck& check, const Manifest& manifest,
     follow(disk.map, "disk", disk.target);
   for (const DumpRecord& dump : manifest.dumps)
     if (dump.failure.empty()) follow(dump.map, "dump", dump.name);
+  for (const StateRecord& state : manifest.state)
+    if (state.failure.empty()) follow(state.map, to_string(state.kind), state.name);
   for (const TreeRecord& tree : manifest.trees)
     if (tree.failure.empty() && directory && !std::filesystem::is_directory(*directory / tree.path))
       reasons.push_back(fmt::format("tree of {}: {} is gone", tree.file_system, tree.path));
@@ -359,6 +373,8 @@ void Repository::commit(Manifest& manifest) {
     engine_->lease->check();
     throw;
   }
+  // A prune that does not know it would delete it.
+  if (!manifest.state.empty()) need_feature(*engine_->store, "state");
   const std::string name = manifest_object(manifest.domain, manifest.name.substr(manifest.domain.size() + 1));
   const std::string document =
       seal_document("manifest", engine_->keys ? encrypt_document(engine_->keys->documents, name, json) : json);
@@ -565,9 +581,8 @@ ReclaimResult Repository::reclaim(const ReclaimOptions& options) {
     engine_->need_writable();
     const std::vector<ObjectInfo> unfinished = store.list("tmp");
     exclusive.emplace(engine_->store, Lease::Kind::exclusive);
-    stand_alone(store, exclusive->id());
-    const std::string feature = "features/ro_compat.leases";
-    if (!store.exists(feature)) store.put(feature, {});
+    stand_alone(store, exclusive->id(), options.stop);
+    need_feature(store, "leases");
     drop_damaged_dooms(store);
     sweep_unfinished(store, unfinished);
     sweep_drills(store);

@@ -8,6 +8,7 @@
 #include "common/log.hh"
 #include "common/program.hh"
 #include "host/guest/domain-life.hh"
+#include "host/guest/domain-state.hh"
 #include "host/guest/domain-xml.hh"
 #include "host/guest/new-domain-xml.hh"
 
@@ -48,6 +49,15 @@ fs::path pid_file_of(const BootRequest& request, const std::string& target) {
 }
 fs::path overlay_of(const BootRequest& request, const std::string& target) {
   return request.directory / (target + ".qcow2");
+}
+
+constexpr const char* nvram_name = "nvram.fd";
+
+/// libvirt deletes it with the domain, but for some versions.
+void remove_tpm(const fs::path& root, const std::string& uuid) {
+  std::error_code failure;
+  if (is_uuid(uuid)) fs::remove_all(root / uuid, failure);
+  if (failure) log_warning("the TPM's state of {} is left in {}: {}", uuid, root.native(), failure.message());
 }
 
 /// The backing is named and not opened: a server that ends with its last client must not see one yet.
@@ -127,7 +137,7 @@ UniqueFd lock_mark(const BootRequest& request) {
 /// Ends servers that no client has ended, and deletes what boot() has made, and nothing that lies beside it.
 void clear(const BootRequest& request, const Manifest* manifest = nullptr) noexcept {
   try {
-    std::vector<fs::path> ours{request.directory / marker};
+    std::vector<fs::path> ours{request.directory / marker, request.directory / nvram_name};
     for (const fs::directory_entry& entry : fs::directory_iterator(request.directory)) {
       const fs::path extension = entry.path().extension();
       const std::string target = entry.path().stem().native();
@@ -148,6 +158,10 @@ void clear(const BootRequest& request, const Manifest* manifest = nullptr) noexc
 
 std::string image_format(const DiskRecord& disk) {
   return disk.format == "qcow2" ? "qcow2" : "raw";
+}
+
+fs::path committed_nvram(const BootRequest& request, const fs::path& images) {
+  return images / (request.name + "-nvram.fd");
 }
 
 fs::path image_of(const DiskRecord& disk, const BootRequest& request, const fs::path& images) {
@@ -197,8 +211,19 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
   NewDomain wanted{.name = request.name, .disks = {}, .network = request.network};
   for (const DiskRecord& disk : manifest.disks)
     wanted.disks.push_back({disk.target, overlay_of(request, disk.target), "qcow2"});
+  wanted.uuid = new_uuid();
+  const fs::path tpm_root = libvirt.tpm_root();
+  const auto owner = libvirt.qemu_user();
+  StateTargets targets{
+      .nvram = request.images.empty() ? request.directory / nvram_name : committed_nvram(request, request.images),
+      .tpm = {},
+      .nvram_owner = owner};
+  if (std::ranges::any_of(request.state,
+                          [](const LoadedState& s) { return s.record.kind == StateRecord::Kind::nvram; }))
+    wanted.nvram = targets.nvram;
   NewDefinition definition = new_domain_xml(manifest.domain_xml, wanted);
-  const std::optional<UserAndGroup> owner = libvirt.qemu_user();
+  targets.tpm = tpm_directory(definition.xml, tpm_root, wanted.uuid);
+  StateWriter state(request.state, targets, false);
   make_directory(request.directory);
   std::optional<Domain> domain;
   try {
@@ -206,14 +231,17 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
       if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
       serve_disk(disk, access, request, Overlay::to_make, owner);
     }
+    state.write();
     domain = libvirt.define(definition.xml);
     // A name may be another domain's one day.
     replace_file(request.directory / marker, domain->uuid() + "\n" + manifest.name + "\n", 0600);
     if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
     start_domain(*domain);
+    state.keep();
   } catch (...) {
     try {
       if (domain) remove_domain(*domain);
+      if (domain) remove_tpm(tpm_root, domain->uuid());
     } catch (const std::exception& error) {
       log_warning("{}", error.what());
     }
@@ -286,6 +314,8 @@ void check_commit(const Manifest& manifest, const BootRequest& request, const fs
   for (const DiskRecord& disk : manifest.disks)
     if (const fs::path image = image_of(disk, request, images); fs::exists(fs::symlink_status(image)))
       throw UsageError(fmt::format("{} is there already", image.native()), "name another directory with --commit");
+  if (const fs::path nvram = committed_nvram(request, images); fs::exists(fs::symlink_status(nvram)))
+    throw UsageError(fmt::format("{} is there already", nvram.native()), "name another directory with --commit");
 }
 
 void commit_booted(const Domain& domain, const Manifest& manifest, const BootRequest& request, const fs::path& images,
@@ -302,6 +332,7 @@ void commit_booted(const Domain& domain, const Manifest& manifest, const BootReq
 void remove_booted(Connection& libvirt, const BootRequest& request) {
   const std::string uuid = read_mark(request).uuid;
   if (libvirt.has(uuid)) remove_domain(libvirt.domain(uuid));
+  remove_tpm(libvirt.tpm_root(), uuid);
   clear(request);
 }
 

@@ -5,6 +5,7 @@
 #include "host/guest/connection.hh"
 #include "host/repository/manifest.hh"
 #include "host/restore/disk-server.hh"
+#include "host/restore/state-restore.hh"
 
 #include <cstdint>
 #include <filesystem>
@@ -16,9 +17,11 @@
 namespace stillpoint {
 
 struct BootRequest {
-  std::string name;                 ///< of the new domain
-  std::filesystem::path directory;  ///< of its own: sockets and overlays; made, and removed again by remove_booted()
-  bool network = false;             ///< with its cables plugged in
+  std::string name;                  ///< of the new domain
+  std::filesystem::path directory;   ///< of its own: sockets and overlays; made, and removed again by remove_booted()
+  bool network = false;              ///< with its cables plugged in
+  std::vector<LoadedState> state{};  ///< of the first one; the new one gets copies
+  std::filesystem::path images{};    ///< where it is to be moved; what cannot be moved is written there at once
 };
 
 struct Booted {

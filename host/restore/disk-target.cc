@@ -156,7 +156,13 @@ class RawFile : public DiskTarget {
 
 class BlockDevice : public DiskTarget {
  public:
-  BlockDevice(const std::filesystem::path& path, std::uint64_t size) : name_(path.native()) {
+  enum class Holds {
+    anything,  ///< what is beyond the disk stays
+    rubbish,   ///< all of it is written over: what others have left is nothing for the guest
+    zeros,     ///< they need not be written
+  };
+  BlockDevice(const std::filesystem::path& path, std::uint64_t size, Holds holds)
+      : name_(path.native()), holds_(holds), size_(size) {
     // O_EXCL: refused while it is mounted or part of something.
     fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
     if (!fd_ && errno == EBUSY)
@@ -167,13 +173,19 @@ class BlockDevice : public DiskTarget {
       throw_storage_errno(fmt::format("cannot measure {}", name_), errno);
     if (has < size)
       throw UsageError(fmt::format("{} has {} bytes, the disk has {}", name_, has, size), "choose a larger device");
+    has_ = has;
     direct_.emplace(fd_.get());
   }
   void write(std::span<const Piece> pieces) override {
+    const auto send = [this](const Piece& part) { direct_->pwrite(part.bytes, part.offset, name_); };
     for (const Piece& piece : joined(pieces))
-      direct_->pwrite(piece.bytes, piece.offset, name_);
+      if (holds_ == Holds::zeros)
+        without_zeros(piece, send);
+      else
+        send(piece);
   }
   void zero(std::uint64_t offset, std::uint64_t length) override {
+    if (holds_ == Holds::zeros) return;
     std::array<std::uint64_t, 2> range = {offset, length};
     if (::ioctl(fd_.get(), BLKZEROOUT, range.data()) == 0) return;
     static constexpr std::array<std::byte, 65536> zeros{};
@@ -184,10 +196,16 @@ class BlockDevice : public DiskTarget {
       length -= part;
     }
   }
-  void complete() override { sync_file(fd_.get(), name_); }
+  void complete() override {
+    if (holds_ == Holds::rubbish && has_ > size_) zero(size_, has_ - size_);
+    sync_file(fd_.get(), name_);
+  }
 
  private:
   std::string name_;
+  Holds holds_;
+  std::uint64_t size_;
+  std::uint64_t has_ = 0;
   UniqueFd fd_;
   std::optional<DirectFile> direct_;
 };
@@ -318,6 +336,12 @@ std::unique_ptr<DiskTarget> stream_target(int fd, std::uint64_t size, std::stop_
   return std::make_unique<Stream>(fd, size, std::move(stop));
 }
 
+std::unique_ptr<DiskTarget> open_new_volume(const std::filesystem::path& path, std::uint64_t size,
+                                            bool reads_as_zeros) {
+  return std::make_unique<BlockDevice>(path, size,
+                                       reads_as_zeros ? BlockDevice::Holds::zeros : BlockDevice::Holds::rubbish);
+}
+
 std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, std::string_view format,
                                              std::uint64_t size, bool overwrite) {
   if (format != "raw" && format != "qcow2")
@@ -329,7 +353,7 @@ std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, 
   if (is_device && !overwrite)
     throw UsageError(fmt::format("{} is a block device: what it holds would be lost", path.native()),
                      "look at it, then use --overwrite");
-  if (is_device) return std::make_unique<BlockDevice>(path, size);
+  if (is_device) return std::make_unique<BlockDevice>(path, size, BlockDevice::Holds::anything);
   if (format == "raw") return std::make_unique<RawFile>(path, size, overwrite);
   return std::make_unique<Qcow2File>(path, size, overwrite);
 }

@@ -34,6 +34,11 @@ class DiskTarget {
 [[nodiscard]] std::unique_ptr<DiskTarget> open_disk_target(const std::filesystem::path& path, std::string_view format,
                                                            std::uint64_t size, bool overwrite);
 
+/// A logical volume that was made for the disk: nothing of what was there before it stays. Throws UsageError,
+/// StorageError.
+[[nodiscard]] std::unique_ptr<DiskTarget> open_new_volume(const std::filesystem::path& path, std::uint64_t size,
+                                                          bool reads_as_zeros);
+
 /// The disk of `size` bytes as a stream on a descriptor that stays the caller's, holes written out; pieces have to come
 /// in ascending order. Synced on complete() where it can be; waiting for whoever reads a pipe ends when told
 /// (Interrupted).

@@ -171,7 +171,9 @@ void BootDrill::recover() {
     throw Unreachable("the domain has no channel for qemu-ga, so nobody can say that the guest is there");
   // Nothing of boot() is left when it throws.
   begun_ = SteadyClock::now();
-  const Booted booted = boot(libvirt_, run_.manifest(), run_.access(), run_.request().boot, run_.stop().token());
+  BootRequest request = run_.request().boot;
+  request.state = load_state(run_.repository(), run_.manifest());
+  const Booted booted = boot(libvirt_, run_.manifest(), run_.access(), request, run_.stop().token());
   const BootedScope scope(libvirt_, run_);
   answered_by_.emplace(run_.request().answer_within);
   await_guest(booted.domain);

@@ -25,6 +25,8 @@ remember_owner = 0
 cgroup_controllers = [ ]
 namespaces = [ ]
 stdio_handler = "file"
+swtpm_user = "root"
+swtpm_group = "root"
 """
 LIBVIRTD_CONF = """\
 unix_sock_dir = "{run}"
@@ -70,16 +72,20 @@ class Libvirtd:
         self._errors = None
 
     def __enter__(self):
-        for name in ("etc", "lib", "run", "cache", "log", "lock", "bin"):
+        for name in ("etc", "lib", "run", "cache", "log", "lock", "bin", "swtpm-log", "swtpm-ca"):
             (self.directory / name).mkdir(parents=True)
         log = self.directory / "libvirtd.log"
         text = LIBVIRTD_CONF.format(run=self.directory / "run", uuid=uuid.uuid4(), log=log)
         (self.directory / "etc/libvirtd.conf").write_text(text, encoding="utf-8")
         (self.directory / "etc/qemu.conf").write_text(QEMU_CONF, encoding="utf-8")
         # Every emulator on the PATH would cost seconds of probing at the start; domains name theirs.
-        (self.directory / "bin/qemu-img").symlink_to(shutil.which("qemu-img"))
+        for program in ("qemu-img", "swtpm", "swtpm_setup", "swtpm_ioctl", "swtpm_cert", "certtool"):
+            if path := shutil.which(program):
+                (self.directory / "bin" / program).symlink_to(path)
         binds = [f"/etc/libvirt={self.directory}/etc", f"/run/libvirt={self.directory}/run"]
         binds += [f"/var/{part}/libvirt={self.directory}/{part}" for part in ("lib", "cache", "log")]
+        if os.path.isdir("/var/lib/swtpm-localca"):
+            binds += [f"/var/log/swtpm={self.directory}/swtpm-log", f"/var/lib/swtpm-localca={self.directory}/swtpm-ca"]
         # A channel that is open has a lock file here. One of ours, outlived by its file, would lock out everybody's
         # domain of the same name: its process id, from this namespace, is always somebody's outside.
         binds += [f"{os.path.realpath('/var/lock')}={self.directory}/lock"]

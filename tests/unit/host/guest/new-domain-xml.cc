@@ -82,6 +82,23 @@ TEST_CASE("a new domain can run beside the one that it is made of") {
   CHECK(definition.left_out.size() == 5);
 }
 
+TEST_CASE("the state of a domain is where it was put") {
+  const auto with = [](const std::string& name, const std::string& nvram, const std::string& tpm) {
+    std::string xml(web1);
+    xml.replace(xml.find("<backend type='emulator' version='2.0'/>"), 40,
+                "<backend type='emulator' version='2.0'><source type='dir' path='/old'/></backend>");
+    return new_domain_xml(xml, {.name = name, .disks = {}, .uuid = "new-uuid", .nvram = nvram, .tpm = tpm});
+  };
+  const NewDefinition placed = with("web2", "/b/nvram.fd", "/b/tpm");
+  CAPTURE(placed.xml);
+  CHECK(has(placed, "<nvram template=\"/t.fd\">/b/nvram.fd</nvram>"));
+  CHECK(has(placed, "<source type=\"dir\" path=\"/b/tpm\" />"));
+  CHECK(has(placed, "<uuid>new-uuid</uuid>"));
+  CHECK(!has(with("web2", "", ""), "/old"));
+  CHECK(has(with("", "/b/nvram.fd", ""), "/old"));
+  CHECK(has(with("", "/b/nvram.fd", ""), "/b/nvram.fd"));
+}
+
 TEST_CASE("its network is plugged in when that is asked for") {
   CHECK(!has(changed(true), "state=\"down\""));
 }
