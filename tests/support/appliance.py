@@ -21,6 +21,12 @@ def _make_kernel(directory):
     run(["depmod", "-b", directory, modules.name], 120)
 
 
+def kernel_of_its_own():
+    """A directory with boot/vmlinuz-VERSION and lib/modules/VERSION, in the tests' cache."""
+    name = hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()[:16]
+    return cached(f"kernel-{name}", _make_kernel)
+
+
 def appliance_environment():
     """Variables for whoever starts an appliance; it is kept in the tests' cache, and writable for its worker."""
     kept = cache_directory() / "appliance"
@@ -30,8 +36,7 @@ def appliance_environment():
     # With a kernel of the machine's own, supermin finds it.
     if any(pathlib.Path("/boot").glob("vmlinuz-*")) and any(pathlib.Path("/lib/modules").glob("*")):
         return environment
-    name = hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()[:16]
-    kernel = cached(f"kernel-{name}", _make_kernel)
+    kernel = kernel_of_its_own()
     (modules,) = (kernel / "lib/modules").iterdir()
     # supermin copies from there what it finds, and fails where there is no such directory.
     os.makedirs("/lib/modules", exist_ok=True)

@@ -89,6 +89,42 @@ TEST_CASE("what no still point needs is deleted, and the rest is as it was") {
   CHECK(open(sample).list("web1").size() == 1);
 }
 
+TEST_CASE("a domain's state is needed, damaged and known by older programs as such") {
+  const Quiet quiet;
+  const Sample sample;
+  const Bytes state = random_bytes(100000, 9);
+  Manifest manifest = sample.manifest;
+  manifest.name.clear();
+  manifest.id = std::string(32, 'b');
+  {
+    // In a pack of its own.
+    Repository repository = open(sample);
+    manifest.state.push_back({.kind = StateRecord::Kind::nvram,
+                              .name = "nvram",
+                              .source = {},
+                              .owner = {},
+                              .map = write_stream(repository, state),
+                              .stored = 0,
+                              .failure = {}});
+    repository.commit(manifest);
+  }
+  CHECK(fs::exists(sample.root() / "features/ro_compat.state"));
+  REQUIRE(packs(sample) == 2);
+  CHECK(open(sample).reclaim({}).packs_deleted == 0);
+  Repository repository = open(sample);
+  CHECK(stillpoint::test::read_stream(repository, repository.load(manifest.name).state.at(0).map) == state);
+  CHECK(whole(sample));
+  const ChunkId lost = manifest.state[0].map.root;
+  manifest.state[0].map.root = sample.manifest.disks[0].map.root;
+  manifest.name.clear();
+  manifest.instant += std::chrono::seconds(5);
+  open(sample).commit(manifest);
+  CHECK(lost != manifest.state[0].map.root);
+  const VerifyResult result = open(sample).verify({manifest.name}, {});
+  REQUIRE(result.damaged.size() == 1);
+  CHECK(result.damaged[0].reasons.at(0).starts_with("nvram nvram:"));
+}
+
 TEST_CASE("a pack of which little is needed is written anew") {
   Sample sample;
   Repository repository = open(sample);
