@@ -179,7 +179,7 @@ std::vector<std::string> missing_state(const Manifest& manifest, const StateTarg
     const bool is_nvram = record.kind == StateRecord::Kind::nvram;
     const std::string what = is_nvram ? "the firmware's variables" : "the TPM's state";
     if (!record.failure.empty())
-      missing.push_back(fmt::format("{}, which were not captured: {}", what, record.failure));
+      missing.push_back(fmt::format("{}, not captured: {}", what, record.failure));
     else if ((is_nvram ? targets.nvram : targets.tpm).empty())
       missing.push_back(fmt::format("{}: the domain has no such device any more", what));
   }
