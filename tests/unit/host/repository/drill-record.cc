@@ -142,3 +142,11 @@ TEST_CASE("a writer that only adds may add drills of its own domains, and none o
         drill_object(record.name, wall_now() + std::chrono::hours(24))})
     CHECK_THROWS_AS(static_cast<void>(store.writer(refused)), ConfigError);
 }
+
+TEST_CASE("a writer that only adds may say that still points have a state, and no other feature") {
+  const Sample sample;
+  AppendOnlyStore store(open_store(sample.root().native(), StoreAccess::write), {});
+  store.put("features/ro_compat.state", {});
+  for (const char* refused : {"features/ro_compat.leases", "features/incompat.state", "features/ro_compat.state/x"})
+    CHECK_THROWS_AS(static_cast<void>(store.writer(refused)), ConfigError);
+}
