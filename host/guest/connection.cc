@@ -142,15 +142,24 @@ std::vector<std::string> Connection::users_of(const std::filesystem::path& path,
   for (int i = 0; i < count; ++i)
     domains.emplace_back(list[i]);
   std::free(list);  // NOLINT: libvirt's array comes from malloc
-  const std::filesystem::path wanted = std::filesystem::weakly_canonical(path);
+  // Of others' files, which may lie where nobody answers: as they are called, then.
+  const auto canonical = [](const std::filesystem::path& name) {
+    std::error_code unknown;
+    std::filesystem::path real = std::filesystem::weakly_canonical(name, unknown);
+    return unknown ? name : real;
+  };
+  const std::filesystem::path wanted = canonical(path);
   std::vector<std::string> users;
   for (const VirtDomainPtr& domain : domains) {
     if (uuid_of(domain.get()) == but_uuid) continue;
     const CPtr<char, std::free> xml(virDomainGetXMLDesc(domain.get(), 0));
-    if (!xml) continue;  // it has gone meanwhile
+    if (!xml) {
+      const VirtFault fault = last_virt_fault();
+      if (fault.code == VIR_ERR_NO_DOMAIN) continue;  // it has gone meanwhile
+      throw_virt<Unreachable>("cannot see whose disks there are", fault);
+    }
     const std::vector<std::string> paths = disk_paths(xml.get());
-    if (std::any_of(paths.begin(), paths.end(),
-                    [&](const std::string& each) { return std::filesystem::weakly_canonical(each) == wanted; }))
+    if (std::any_of(paths.begin(), paths.end(), [&](const std::string& each) { return canonical(each) == wanted; }))
       users.emplace_back(virDomainGetName(domain.get()));
   }
   return users;

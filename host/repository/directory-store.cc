@@ -212,9 +212,6 @@ bool is_network(const fs::path& path) {
   return std::ranges::count(local, static_cast<long>(info.f_type)) == 0;
 }
 
-/// There once a network file system has brought somebody here who writes.
-constexpr const char* network_object = "network";
-
 /// What to do where this user may not: on a network it is the server that says who root is.
 std::string refusal_hint(const fs::path& path, std::string otherwise) {
   if (::geteuid() != 0 || !is_network(path)) return otherwise;
@@ -296,7 +293,7 @@ DirectoryStore::DirectoryStore(const fs::path& path, StoreAccess access) : root_
 std::chrono::seconds DirectoryStore::visibility() const {
   std::error_code unknown;
   const bool shared = !is_local_ || fs::exists(root_ / network_object, unknown) || unknown;
-  return std::chrono::seconds(shared ? 60 : 0);
+  return shared ? network_visibility : std::chrono::seconds(0);
 }
 
 UniqueFd DirectoryStore::open_object(const std::string& name) const {

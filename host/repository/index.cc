@@ -264,6 +264,7 @@ std::vector<std::string> Index::merge_small(std::vector<IndexEntry>& entries, st
     by_size.push_back(&mounted);
   std::sort(by_size.begin(), by_size.end(),
             [](const Mounted* a, const Mounted* b) { return a->table.size() < b->table.size(); });
+  const bool for_number = entries.empty();
   std::vector<std::string> merged;
   std::map<PackId, std::uint32_t> numbers;
   for (std::size_t i = 0; i < packs.size(); ++i)
@@ -271,8 +272,7 @@ std::vector<std::string> Index::merge_small(std::vector<IndexEntry>& entries, st
   for (const Mounted* mounted : by_size) {
     // Merging only what is at most twice as long keeps the number of objects logarithmic, and the work per entry too.
     const std::uint64_t size = mounted->table.size();
-    const bool first = by_size.front() == mounted && entries.empty();
-    if ((!first && size > 2 * entries.size() + 256) || size + entries.size() > merge_entries) break;
+    if ((!for_number && size > 2 * entries.size() + 256) || size + entries.size() > merge_entries) break;
     std::vector<std::uint32_t> renumbered(mounted->packs.size(), absent);
     for (std::size_t i = 0; i < renumbered.size(); ++i) {
       if (mounted->packs[i] == absent) continue;

@@ -386,6 +386,11 @@ RemoteStore::RemoteStore(const RemoteAddress& address, StoreAccess access)
 
 RemoteStore::~RemoteStore() = default;
 
+std::chrono::seconds RemoteStore::visibility() const {
+  const Json head = connection_->ask(request::exists, {{"name", network_object}}).head;
+  return json_bool(head, "exists") ? std::max(visibility_, network_visibility) : visibility_;
+}
+
 std::unique_ptr<ObjectWriter> RemoteStore::writer(std::string name) {
   return std::make_unique<Writer>(connection_, name);
 }

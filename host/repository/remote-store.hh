@@ -38,7 +38,7 @@ class RemoteStore : public Store {
   [[nodiscard]] bool exists(const std::string& name) override;
   [[nodiscard]] bool may_remove() const override { return !append_only_; }
   void remove(const std::string& name) override;
-  [[nodiscard]] std::chrono::seconds visibility() const override { return visibility_; }
+  [[nodiscard]] std::chrono::seconds visibility() const override;
   void work_under(std::string_view lease) override;
   void drop_unfinished(std::string_view lease) override;
   [[nodiscard]] std::unique_ptr<StoreLock> try_lock(const std::string& name) override;

@@ -23,6 +23,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -185,10 +186,17 @@ std::string nearest(const std::vector<StillPointSummary>& all, const StillPointN
 
 /// Returns when no other prune works here; throws Locked when one does. Of those that begin at once, none of which
 /// knows who was first, one goes on: that with the least id, which waits for the others to see that and to go.
-void stand_alone(Store& store, const std::string& id) {
+void stand_alone(Store& store, const std::string& id, const std::stop_token& stop) {
   constexpr std::chrono::seconds to_go{10};
   constexpr std::chrono::milliseconds look{200};
-  std::this_thread::sleep_for(store.visibility());
+  const auto sleep = [&stop](std::chrono::milliseconds length) {
+    std::mutex mutex;
+    std::unique_lock lock(mutex);
+    std::condition_variable_any never;
+    never.wait_for(lock, stop, length, [] { return false; });
+    if (stop.stop_requested()) throw Interrupted("stopped before it deleted anything");
+  };
+  sleep(store.visibility());
   for (const Deadline deadline(to_go + 2 * store.visibility());;) {
     bool others = false;
     for (const HeldLease& lease : held_leases(store)) {
@@ -202,7 +210,7 @@ void stand_alone(Store& store, const std::string& id) {
       }
     }
     if (!others) return;
-    std::this_thread::sleep_for(look);
+    sleep(look);
   }
 }
 

@@ -32,9 +32,9 @@ constexpr std::size_t most_open = 1024;
 constexpr std::size_t longest_name = 1024;
 
 /// What lies in a store as an object. Trees do not: they hold the links of guests, which lead anywhere.
-constexpr std::array<std::string_view, 15> kinds{"config", "config.copy", "features",   "packs", "index",
-                                                 "locks",  "manifests",   "doomed",     "waits", "protected",
-                                                 "keys",   "reserve",     "quarantine", "tmp",   "drills"};
+constexpr std::array<std::string_view, 16> kinds{
+    "config", "config.copy", "features", "packs",   "index",      "locks", "manifests", "doomed",
+    "waits",  "protected",   "keys",     "reserve", "quarantine", "tmp",   "drills",    "network"};
 
 /// The name of something below the store's root.
 bool is_object_name(std::string_view name) {

@@ -84,7 +84,7 @@ class Store {
   /// Deletes it; no error when it is gone already.
   virtual void remove(const std::string& name) = 0;
 
-  /// How long after it was written an object may not be seen by others.
+  /// How long after it was written an object may not be seen by others. May grow.
   [[nodiscard]] virtual std::chrono::seconds visibility() const { return std::chrono::seconds(0); }
 
   /// From now on, what this store has not finished writing is known by that lease (is_id), for drop_unfinished().
@@ -95,6 +95,11 @@ class Store {
   /// A lock of that name, which is no object; null when somebody has it. Throws StorageError.
   [[nodiscard]] virtual std::unique_ptr<StoreLock> try_lock(const std::string& name) = 0;
 };
+
+/// There once a network file system has brought somebody to a directory's store who writes.
+inline constexpr const char* network_object = "network";
+/// For how long such a file system may show what was, by default.
+inline constexpr std::chrono::seconds network_visibility{60};
 
 enum class StoreAccess {
   create,  ///< a place that does not exist yet or is empty

@@ -111,6 +111,7 @@ void await_end_of_server(const fs::path& pid_file) {
 struct Mark {
   std::string uuid;
   std::string still_point;  ///< empty in one of an earlier version
+  std::string id;           ///< of the still point
 };
 
 Mark read_mark(const BootRequest& request) {
@@ -120,18 +121,19 @@ Mark read_mark(const BootRequest& request) {
     throw NotFound(fmt::format("{} is no domain that 'boot' has made in {}", request.name, request.directory.native()),
                    "name its directory with --directory; one that was committed is as any other domain");
   const std::string text = read_text(path, longest_marker);
-  const std::size_t end = std::min(text.find('\n'), text.size());
-  Mark mark{text.substr(0, end), text.substr(std::min(end + 1, text.size()))};
-  mark.still_point.resize(std::min(mark.still_point.find('\n'), mark.still_point.size()));
+  Mark mark;
+  std::istringstream lines(text);
+  for (std::string* line : {&mark.uuid, &mark.still_point, &mark.id})
+    std::getline(lines, *line);
   return mark;
 }
 
 /// Nobody else starts or commits it meanwhile.
 UniqueFd lock_mark(const BootRequest& request) {
-  UniqueFd mark(::open((request.directory / marker).c_str(), O_RDONLY | O_CLOEXEC));
-  if (!mark || ::flock(mark.get(), LOCK_EX | LOCK_NB) != 0)
-    throw Locked(fmt::format("somebody else works on {}", request.name), "try again when that is done");
-  return mark;
+  UniqueFd mark = open_file(request.directory / marker, O_RDONLY | O_NOFOLLOW);
+  if (::flock(mark.get(), LOCK_EX | LOCK_NB) == 0) return mark;
+  if (errno != EWOULDBLOCK) throw_errno(fmt::format("cannot lock {}", (request.directory / marker).native()));
+  throw Locked(fmt::format("somebody else works on {}", request.name), "try again when that is done");
 }
 
 /// Ends servers that no client has ended, and deletes what boot() has made, and nothing that lies beside it.
@@ -226,6 +228,7 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
   StateWriter state(request.state, targets, false);
   make_directory(request.directory);
   std::optional<Domain> domain;
+  UniqueFd lock;
   try {
     for (const DiskRecord& disk : manifest.disks) {
       if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
@@ -234,7 +237,9 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
     state.write();
     domain = libvirt.define(definition.xml);
     // A name may be another domain's one day.
-    replace_file(request.directory / marker, domain->uuid() + "\n" + manifest.name + "\n", 0600);
+    replace_file(request.directory / marker, fmt::format("{}\n{}\n{}\n", domain->uuid(), manifest.name, manifest.id),
+                 0600);
+    lock = lock_mark(request);
     if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
     start_domain(*domain);
     state.keep();
@@ -278,6 +283,9 @@ Domain resume_booted(Connection& libvirt, const Manifest& manifest, const Served
                      const BootRequest& request, const std::stop_token& stop) {
   Domain domain = booted_domain(libvirt, request);
   const UniqueFd lock = lock_mark(request);
+  if (const std::string id = read_mark(request).id; id != manifest.id)
+    throw UsageError(fmt::format("{} was booted from another still point {}", request.name, manifest.name),
+                     "name the repository that it was booted from");
   if (domain.running()) return domain;
   const std::vector<DiskRecord> disks = unmoved_disks(domain, manifest, request);
   const std::optional<UserAndGroup> owner = libvirt.qemu_user();
@@ -331,6 +339,7 @@ void commit_booted(const Domain& domain, const Manifest& manifest, const BootReq
 
 void remove_booted(Connection& libvirt, const BootRequest& request) {
   const std::string uuid = read_mark(request).uuid;
+  const UniqueFd lock = lock_mark(request);
   if (libvirt.has(uuid)) remove_domain(libvirt.domain(uuid));
   remove_tpm(libvirt.tpm_root(), uuid);
   clear(request);

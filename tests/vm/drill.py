@@ -17,6 +17,7 @@ from support.scratch import run, wait_until
 from support.suite import WithGuest, run_with_guest
 
 NO_BARRIER = "/run/systemd/system/stillpoint-agent.service.d/test.conf"
+NO_AGENT = "/etc/systemd/system/stillpoint-agent.service.d/impostor.conf"
 INTERRUPTED, DRILL_FAILED = 11, 13  # docs/man/stillpoint.1
 # In the drilled guest only: takes the agent's place at its port, and sends what no agent does.
 IMPOSTOR = """\
@@ -32,9 +33,6 @@ while True:
         time.sleep(0.1)
 """
 IMPOSTOR_UNIT = """\
-[Unit]
-Conflicts=stillpoint-agent.service
-After=stillpoint-agent.service
 [Service]
 ExecStart=/usr/bin/python3 /var/lib/impostor.py
 [Install]
@@ -162,9 +160,12 @@ class Drill(WithGuest):
     def test_6_an_agent_that_lies(self):
         self.guest.write_file("/var/lib/impostor.py", IMPOSTOR.encode())
         self.guest.write_file("/etc/systemd/system/impostor.service", IMPOSTOR_UNIT.encode())
-        self.guest.sh("systemctl daemon-reload; systemctl enable impostor; sync")
+        # The agent that runs stays; it is the next boot that does without.
+        self.guest.sh(f"mkdir -p $(dirname {NO_AGENT})")
+        self.guest.write_file(NO_AGENT, b"[Unit]\nConditionPathExists=!/var/lib/impostor.py\n")
+        self.guest.sh("systemctl enable impostor; sync")
         manifest = self.companion.backup("web1", "--no-trees")
-        self.guest.sh("systemctl disable impostor; rm /etc/systemd/system/impostor.service; systemctl daemon-reload")
+        self.guest.sh(f"systemctl disable impostor; rm {NO_AGENT} /etc/systemd/system/impostor.service; systemctl daemon-reload")
         failures = self.failures(self.drill(manifest["name"], "--quick", "--answer-within", "2min"))
         self.assertEqual({kind for kind, _name in failures}, {"database"}, failures)
 
