@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <span>
 #include <string>
 #include <utility>
@@ -45,16 +46,11 @@ class AskedReader::Content : public BlockReader {
 
   void pread(std::span<std::byte> buffer, std::uint64_t offset) override {
     const std::lock_guard lock(reader_.mutex_);
-    if (!reader_.worker_) throw CaptureError("the worker that files are read by has ended");
     while (!buffer.empty()) {
       const auto piece = buffer.first(std::min(buffer.size(), wire::max_read));
-      wire::Writer question(wire::Type::content);
-      question.u64(offset);
-      question.u32(static_cast<std::uint32_t>(piece.size()));
-      const wire::Message& answer = reader_.worker_->ask(question);
+      const wire::Message& answer = ask(offset, piece.size());
       if (answer.type == wire::Type::failure)
         throw CaptureError(printable(wire::Reader(answer.payload).string(wire::max_text)));
-      if (answer.type != wire::Type::blocks || answer.payload.size() != piece.size()) reader_.worker_->refuse();
       std::memcpy(piece.data(), answer.payload.data(), piece.size());
       buffer = buffer.subspan(piece.size());
       offset += piece.size();
@@ -62,6 +58,23 @@ class AskedReader::Content : public BlockReader {
   }
 
  private:
+  /// The blocks, or a failure.
+  const wire::Message& ask(std::uint64_t offset, std::size_t length) {
+    reader_.check_worker();
+    try {
+      wire::Writer question(wire::Type::content);
+      question.u64(offset);
+      question.u32(static_cast<std::uint32_t>(length));
+      const wire::Message& answer = reader_.worker_->ask(question);
+      if (answer.type != wire::Type::failure && (answer.type != wire::Type::blocks || answer.payload.size() != length))
+        reader_.worker_->refuse();
+      return answer;
+    } catch (const std::exception& error) {
+      reader_.end_worker(error);
+      throw;
+    }
+  }
+
   AskedReader& reader_;
 };
 
@@ -106,6 +119,7 @@ std::vector<FileSystem> AskedReader::start(WorkerProgram program, std::vector<Di
 
 void AskedReader::walk(const FileSystem& file_system, std::string_view path, bool recursive, TreeSink& sink) {
   const std::string start = clean_path(path);
+  std::string failure;
   try {
     wire::Writer question(wire::Type::walk);
     question.u32(file_system.number);
@@ -113,24 +127,45 @@ void AskedReader::walk(const FileSystem& file_system, std::string_view path, boo
     question.u8(recursive ? 1 : 0);
     WalkReceiver receiver(start, content_->size(), sink);
     wire::Message message = ask(question);
-    while (receiver.take(message)) {
+    while (message.type != wire::Type::failure && receiver.take(message)) {
       wire::Writer next(wire::Type::next);
       message = ask(next);
     }
+    if (message.type != wire::Type::failure) return;
+    failure = printable(wire::Reader(message.payload).string(wire::max_text));
   } catch (const NotFound&) {
     throw;  // the worker has said all
-  } catch (...) {
+  } catch (const std::exception& error) {
     // It may be in the middle of something, and takes long to start: there is no second one.
     const std::lock_guard lock(mutex_);
-    worker_.reset();
+    end_worker(error);
     throw;
   }
+  // What it says itself ends what it was asked, and it is ready for the next.
+  throw CaptureError(failure);
+}
+
+bool AskedReader::has_ended() {
+  const std::lock_guard lock(mutex_);
+  return !worker_;
+}
+
+void AskedReader::check_worker() const {
+  if (!worker_)
+    throw CaptureError(why_ended_.empty() ? "the worker that files are read by has ended"
+                                          : fmt::format("the worker that files are read by has ended: {}", why_ended_));
+}
+
+void AskedReader::end_worker(const std::exception& why) {
+  if (!worker_) return;
+  why_ended_ = why.what();
+  worker_.reset();
 }
 
 /// A copy: while its entries are taken, contents are asked for, by other threads too.
 wire::Message AskedReader::ask(wire::Writer& question) {
   const std::lock_guard lock(mutex_);
-  if (!worker_) throw CaptureError("the worker that files are read by has ended");
+  check_worker();
   wire::Message message = worker_->ask(question);
   while (message.type == wire::Type::warning) {
     warn(wire::Reader(message.payload).string(wire::max_text));

@@ -7,8 +7,10 @@
 #include "host/capture/tree-wire.hh"
 #include "host/capture/tree-worker.hh"
 
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -23,6 +25,8 @@ class AskedReader : public FileSystemReader {
 
   void walk(const FileSystem& file_system, std::string_view path, bool recursive, TreeSink& sink) override;
   [[nodiscard]] BlockReader& content() override;
+  /// Whether there is no worker any more to ask: it died, or was given up in the middle of a walk.
+  [[nodiscard]] bool has_ended();
 
  protected:
   /// `any`: one of the disks that are read, which outlive the reader and are used by one thread at a time.
@@ -38,9 +42,13 @@ class AskedReader : public FileSystemReader {
   class Content;
 
   [[nodiscard]] wire::Message ask(wire::Writer& question);
+  // With the mutex held.
+  void check_worker() const;
+  void end_worker(const std::exception& why);
 
   std::mutex mutex_;                ///< held for a question and its answer
-  std::unique_ptr<Worker> worker_;  ///< none before start(), and after a failure
+  std::unique_ptr<Worker> worker_;  ///< none before start(), and after it was given up
+  std::string why_ended_;
   std::unique_ptr<Content> content_;
 };
 

@@ -114,6 +114,8 @@ TreeWorker::~TreeWorker() {
 }
 
 void TreeWorker::died() {
+  // Said once, and its number is nobody's any more: kill(-1) would end everything there is.
+  if (pid_ <= 0) throw CaptureError(fmt::format("{} ended", program_.words));
   // It has closed its socket, and says why by its status when it ends by itself.
   ::kill(pid_, SIGKILL);
   int status = 0;
