@@ -88,10 +88,15 @@ BlockReader& AskedReader::content() {
 
 std::vector<FileSystem> AskedReader::start(WorkerProgram program, std::vector<DiskPart> parts, wire::Writer& question) {
   try {
+    std::size_t steps = parts.size();
     worker_ = std::make_unique<Worker>(std::move(program), std::move(parts));
     const wire::Message* answer = &worker_->ask(question);
-    for (; answer->type == wire::Type::warning; answer = &worker_->receive())
-      warn(wire::Reader(answer->payload).string(wire::max_text));
+    // Each has the time of an answer to itself.
+    for (;; answer = &worker_->receive())
+      if (answer->type == wire::Type::warning)
+        warn(wire::Reader(answer->payload).string(wire::max_text));
+      else if (answer->type != wire::Type::next || steps-- == 0)
+        break;
     wire::Reader reader(answer->payload);
     if (answer->type == wire::Type::failure) throw CaptureError(printable(reader.string(wire::max_text)));
     if (answer->type != wire::Type::file_systems) worker_->refuse();

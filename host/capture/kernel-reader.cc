@@ -11,13 +11,14 @@
 namespace stillpoint {
 namespace {
 
-/// A mount reads what a journal has, and btrfs more than that.
+/// Of one mount, which reads what a journal has, and btrfs more than that.
 constexpr std::chrono::minutes kernel_limit{5};
 
 }  // namespace
 
 bool is_for_kernel(const FileSystem& found) {
-  return found.obstacle.empty() && found.length > 0 && !found.in_appliance && found.is_for_appliance();
+  // Never one that is read in a sandbox, whatever state it is in: ext4's superblock can ask a kernel to panic.
+  return found.obstacle.empty() && found.length > 0 && !found.readable() && found.is_for_appliance();
 }
 
 KernelReader::KernelReader(std::vector<KernelFileSystem> list, std::stop_token stop)

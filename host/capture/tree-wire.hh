@@ -23,7 +23,8 @@ enum class Type : std::uint32_t {
                  ///< worker -> reader: u32 count, then each; ends the question
   walk,          ///< reader -> worker: u64 disk size, u64 offset, u64 length, string path, u8 recursive;
                  ///< appliance: u32 number, string path, u8 recursive
-  next,          ///< reader -> appliance: entries were taken
+  next,          ///< reader -> appliance: entries were taken;
+                 ///< kernel -> reader, before file_systems: one is mounted, or cannot be
   content,       ///< reader -> appliance: u64 offset, u32 length; the answer is blocks
   blocks,        ///< reader -> worker: the bytes that were asked for
   read,          ///< worker -> reader: u64 offset, u32 length

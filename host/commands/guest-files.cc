@@ -189,7 +189,8 @@ GuestFiles::Where GuestFiles::where(const std::string& file_system) {
       if (!at) at = find_in(volume, file_system);
   if (at && at->file_system->readable() && (at->file_system->clean || replays(*at, file_system))) return *at;
   if (at ? at->file_system->is_for_appliance() || at->file_system->is_container() : needs_appliance(false)) {
-    if (const std::optional<Where> there = mounted(file_system)) return *there;
+    if (!at || is_for_kernel(*at->file_system))
+      if (const std::optional<Where> there = mounted(file_system)) return *there;
     try {
       if (const std::optional<Where> there = find_in(appliance(), file_system)) at = there;
     } catch (const CaptureError& error) {

@@ -48,9 +48,6 @@ constexpr std::array mountable = {
     MountableType{"xfs", "nouuid"},
     // All of it: subvolumes are directories in it, whichever of them is the default.
     MountableType{"btrfs", "subvolid=5"},
-    MountableType{"ext2", ""},
-    MountableType{"ext3", ""},
-    MountableType{"ext4", ""},
     MountableType{"f2fs", ""},
     MountableType{"vfat", ""},
     MountableType{"iso9660", ""},
@@ -115,8 +112,9 @@ KernelMounts::KernelMounts(const WritablePlaces& places, std::vector<KernelDevic
   server_ = start_blocks_server(directory_, {total_}, blocks_fd, BlocksAccess::overlay);
   start_fuse();
   // Ours alone: whoever is the last in a namespace unmounts what it has, and nbdfuse would wait for its own answer.
-  // When we die, the kernel unmounts before it ends the others of our processes.
-  if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
+  // When we die, the kernel unmounts before it ends the others of our processes. What is unmounted elsewhere goes here
+  // too.
+  if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0)
     throw_errno<CaptureError>("cannot make mounts that nobody else sees");
 }
 
@@ -157,7 +155,7 @@ int KernelMounts::mount(const KernelDevice& device, std::uint64_t offset, const 
   return roots_.back().get();
 }
 
-std::vector<MountedFileSystem> KernelMounts::mount_all() {
+std::vector<MountedFileSystem> KernelMounts::mount_all(const std::function<void()>& one_done) {
   std::vector<MountedFileSystem> list;
   std::uint64_t offset = 0;
   for (std::size_t i = 0; i < devices_.size(); ++i) {
@@ -171,6 +169,7 @@ std::vector<MountedFileSystem> KernelMounts::mount_all() {
     offset += device.size;
     list.push_back(made);
     if (made.type == "btrfs" && made.root >= 0) add_subvolumes(list, made);
+    one_done();
   }
   return list;
 }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,8 +37,8 @@ class KernelMounts {
   /// Blocks come over the descriptor, one device after the other. Throws CaptureError.
   KernelMounts(const WritablePlaces& places, std::vector<KernelDevice> devices, int blocks_fd);
 
-  /// Mounts what can be.
-  [[nodiscard]] std::vector<MountedFileSystem> mount_all();
+  /// Mounts what can be, and calls `one_done` after each attempt.
+  [[nodiscard]] std::vector<MountedFileSystem> mount_all(const std::function<void()>& one_done);
 
   /// Of all devices.
   [[nodiscard]] std::uint64_t total_bytes() const noexcept { return total_; }

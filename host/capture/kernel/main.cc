@@ -74,7 +74,7 @@ class KernelService {
     }
     mounts_.emplace(places_, std::move(devices), blocks_socket);
     limit_memory();
-    found_ = mounts_->mount_all();
+    found_ = mounts_->mount_all([this] { parent_.send(wire::Writer(wire::Type::next).finish()); });
     wire::Writer answer(wire::Type::file_systems);
     answer.u32(static_cast<std::uint32_t>(found_.size()));
     for (const MountedFileSystem& each : found_) {
