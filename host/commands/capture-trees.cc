@@ -214,10 +214,10 @@ class TreeCapture {
     else if (const auto found = volume_mount_points_.find(record.file_system); found != volume_mount_points_.end())
       record.mount_point = found->second;
     if (const std::string obstacle = tree_obstacle(file_system); !obstacle.empty()) {
-      if (choice_.by_kernel && is_for_kernel(file_system))
-        for_kernel_.push_back({record.file_system, file_system, opened.content.get()});
-      else
+      if (!choice_.by_kernel || !is_for_kernel(file_system))
         leave_to_appliance(record.file_system, obstacle, file_system.is_for_appliance() || file_system.is_container());
+      else if (wanted(record))
+        for_kernel_.push_back({record.file_system, file_system, opened.content.get()});
       return;
     }
     if (!wanted(record)) return;
@@ -237,7 +237,9 @@ class TreeCapture {
 
   bool wanted(const TreeRecord& record) {
     if (choice_.filter.wants_directories(place_below_root(record.mount_point))) return true;
-    warnings_.push_back(fmt::format("no tree of {}: it is left out as asked", record.file_system));
+    // An appliance comes to those again that the guest's disks were asked for.
+    std::string text = fmt::format("no tree of {}: it is left out as asked", record.file_system);
+    if (std::ranges::find(warnings_, text) == warnings_.end()) warnings_.push_back(std::move(text));
     return false;
   }
 
@@ -329,9 +331,18 @@ class TreeCapture {
           continue;
         }
         log_info("{} is mounted by this machine's kernel: the guest is trusted", file_system.volume);
-        warnings_.push_back(
-            fmt::format("tree of {}: read by this machine's kernel, as --trust-guest asks", file_system.volume));
-        write_by(reader, opened_.front().target, file_system);
+        TreePlan plan = plan_by_name(opened_.front().target, file_system);
+        write_by(reader, plan);
+        const std::string& failure = plan.record.failure;
+        // A worker that has ended says nothing of this file system, or of those after it.
+        const bool is_left = !failure.empty() && reader.has_ended() && choice_.in_appliance;
+        warnings_.push_back(fmt::format(
+            "tree of {}: {}", file_system.volume,
+            is_left ? "left to an appliance: " + failure : "read by this machine's kernel, as --trust-guest asks"));
+        if (is_left)
+          needs_appliance_ = true;
+        else
+          keep(plan);
       }
     } catch (const CaptureError& e) {
       for (const KernelFileSystem& each : for_kernel_)
@@ -356,17 +367,22 @@ class TreeCapture {
                  file_system.volume.starts_with(other.volume + "/");
         };
         if (std::ranges::any_of(records_, is_done) || std::ranges::any_of(found, holds_it)) continue;
-        if (file_system.readable())
-          write_by(reader, disks.front().name, file_system);
-        else
+        if (!file_system.readable()) {
           warnings_.push_back(fmt::format("no tree of {}: {}", file_system.volume, file_system.obstacle));
+          continue;
+        }
+        TreePlan plan = plan_by_name(disks.front().name, file_system);
+        if (!wanted(plan.record)) continue;
+        write_by(reader, plan);
+        keep(plan);
       }
     } catch (const CaptureError& e) {
       warnings_.push_back(fmt::format("no trees by an appliance: {}", e.what()));
     }
   }
 
-  void write_by(FileSystemReader& reader, const std::string& any_disk, const FileSystem& file_system) {
+  /// Of a file system that an AskedReader has found, whose place only its name tells.
+  [[nodiscard]] TreePlan plan_by_name(const std::string& any_disk, const FileSystem& file_system) const {
     TreePlan plan;
     plan.file_system = file_system;
     TreeRecord& record = plan.record;
@@ -381,13 +397,15 @@ class TreeCapture {
     if (const auto named = volume_mount_points_.find(record.file_system);
         named != volume_mount_points_.end() && record.mount_point.empty())
       record.mount_point = named->second;
-    if (!wanted(record)) return;
+    return plan;
+  }
+
+  void write_by(FileSystemReader& reader, TreePlan& plan) {
     guarded(plan, [&](const std::filesystem::path& target) {
       StoppableReader stoppable(reader.content(), stop_);
       SharedReader shared(stoppable);
       write_tree(plan, reader, shared, target, stop_);
     });
-    keep(plan);
   }
 
   const std::vector<GuestFileSystem>& mounted_;
