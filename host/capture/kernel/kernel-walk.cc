@@ -107,6 +107,9 @@ class KernelWalk {
   const MountedFileSystem& file_system_;
   const std::function<void()>& wait_;
   wire::Writer entries_{wire::Type::entries};
+  // Of one file after the other.
+  std::string names_ = std::string(wire::max_xattr, '\0');
+  std::string value_ = std::string(wire::max_xattr, '\0');
 };
 
 void KernelWalk::flush() {
@@ -155,21 +158,19 @@ std::vector<std::pair<std::string, std::string>> KernelWalk::xattrs(const std::s
   const auto cannot = [&name] {
     throw_errno<CaptureError>(fmt::format("cannot read extended attributes of {}", printable(name)));
   };
-  std::string names(wire::max_xattr, '\0');
-  const ssize_t length = ::llistxattr(name.c_str(), names.data(), names.size());
+  const ssize_t length = ::llistxattr(name.c_str(), names_.data(), names_.size());
   if (length < 0 && (errno == EOPNOTSUPP || errno == ENOTSUP)) return {};
   if (length < 0) cannot();
-  std::string_view rest = std::string_view(names).substr(0, static_cast<std::size_t>(length));
+  std::string_view rest = std::string_view(names_).substr(0, static_cast<std::size_t>(length));
   std::vector<std::pair<std::string, std::string>> found;
-  std::string value(wire::max_xattr, '\0');
   for (std::size_t end = rest.find('\0'); end != std::string_view::npos; end = rest.find('\0')) {
     const std::string key(rest.substr(0, end));
     rest.remove_prefix(end + 1);
     if (!is_kept_xattr(key)) continue;
     if (found.size() == wire::max_xattrs) throw CaptureError("extended attributes beyond all limits");
-    const ssize_t bytes = ::lgetxattr(name.c_str(), key.c_str(), value.data(), value.size());
+    const ssize_t bytes = ::lgetxattr(name.c_str(), key.c_str(), value_.data(), value_.size());
     if (bytes < 0) cannot();
-    found.emplace_back(key, value.substr(0, static_cast<std::size_t>(bytes)));
+    found.emplace_back(key, value_.substr(0, static_cast<std::size_t>(bytes)));
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -265,22 +266,36 @@ void KernelWalk::run(std::string_view path, bool recursive) {
 
 }  // namespace
 
+void KernelContents::clear() {
+  open_file_ = nullptr;
+  open_.reset();
+  files_.clear();
+  directories_.clear();
+  known_.clear();
+  // Numbers go on, so that nothing is taken for another file, as long as there are enough.
+  if (next_ > INT64_MAX / 2) next_ = 0;
+  first_ = next_;
+}
+
 bool KernelContents::add(int root, const std::string& directory, const std::string& name, const struct stat& status,
                          std::uint64_t& offset) {
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (size > INT64_MAX - next_) return false;
-  const auto [place, is_new] = known_.try_emplace({status.st_dev, status.st_ino}, next_);
-  offset = place->second;
-  if (!is_new) return true;
+  const std::pair inode(status.st_dev, status.st_ino);
+  const auto place = status.st_nlink > 1 ? known_.find(inode) : known_.end();
+  offset = place == known_.end() ? next_ : place->second;
+  if (place != known_.end()) return true;
   if (directories_.empty() || directories_.back().path != directory || directories_.back().root != root)
     directories_.push_back({root, directory});
   files_.push_back({next_, size, directories_.size() - 1, name});
-  open_file_ = nullptr;
+  // Not before: there may be no memory.
+  if (status.st_nlink > 1) known_.emplace(inode, next_);
   next_ += size;
   return true;
 }
 
 void KernelContents::read(std::span<char> buffer, std::uint64_t offset) {
+  if (offset < first_) throw CaptureError("a file of an earlier walk, which is forgotten");
   while (!buffer.empty()) {
     auto file = std::upper_bound(files_.begin(), files_.end(), offset,
                                  [](std::uint64_t at, const File& each) { return at < each.begin; });
@@ -312,6 +327,8 @@ void KernelContents::read(std::span<char> buffer, std::uint64_t offset) {
 void walk_mounted(KernelMounts& mounts, KernelContents& contents, Parent& parent, const MountedFileSystem& file_system,
                   std::string_view path, bool recursive, const std::function<void()>& wait) {
   if (file_system.root < 0) throw CaptureError(file_system.obstacle);
+  // Whoever reads all of it has done with what was before.
+  if (recursive && path.empty()) contents.clear();
   KernelWalk(mounts, contents, parent, file_system, wait).run(path, recursive);
 }
 

@@ -10,13 +10,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 namespace stillpoint {
 
@@ -24,6 +24,9 @@ namespace stillpoint {
 /// entries' extents say, and what is asked for.
 class KernelContents {
  public:
+  /// Forgets all files: what an earlier walk said cannot be read any more.
+  void clear();
+
   /// Gives a file of that directory (from the mounted root, with slashes around) a place, `offset`. False where it is
   /// longer than all that can be.
   [[nodiscard]] bool add(int root, const std::string& directory, const std::string& name, const struct stat& status,
@@ -34,7 +37,8 @@ class KernelContents {
     return devices_.emplace(device, devices_.size()).first->second;
   }
 
-  /// Fills the buffer: zeros where there is no file, or it has become shorter. Throws CaptureError.
+  /// Fills the buffer: zeros where there is no file, or it has become shorter. Throws CaptureError, also where a file
+  /// is forgotten.
   void read(std::span<char> buffer, std::uint64_t offset);
 
  private:
@@ -49,11 +53,12 @@ class KernelContents {
     std::string path;
   };
 
-  std::vector<Directory> directories_;
-  std::vector<File> files_;  ///< ascending
-  /// Files that are walked again keep their place; names of one inode have the same.
+  std::deque<Directory> directories_;
+  std::deque<File> files_;  ///< ascending; there may be millions, which are not moved to grow
+  /// Names of one inode have the same place. Only those that may have several.
   std::map<std::pair<dev_t, ino_t>, std::uint64_t> known_;
   std::map<dev_t, std::uint64_t> devices_;
+  std::uint64_t first_ = 0;  ///< what lies before is forgotten
   std::uint64_t next_ = 0;
   const File* open_file_ = nullptr;  ///< of what was read last
   UniqueFd open_;
