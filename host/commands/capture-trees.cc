@@ -147,7 +147,9 @@ class TreeCapture {
         plan(opened, is_volume(opened) ? nullptr : sources.at(opened.target), file_system);
     write_planned();
     if (!for_kernel_.empty()) write_from_kernel();
-    if (needs_appliance_) write_from_appliance();
+    if (needs_appliance_ || !left_.empty()) write_from_appliance();
+    for (TreePlan& plan : left_)
+      if (std::ranges::find(records_, plan.record.file_system, &TreeRecord::file_system) == records_.end()) keep(plan);
   }
 
  private:
@@ -340,7 +342,7 @@ class TreeCapture {
             "tree of {}: {}", file_system.volume,
             is_left ? "left to an appliance: " + failure : "read by this machine's kernel, as --trust-guest asks"));
         if (is_left)
-          needs_appliance_ = true;
+          left_.push_back(std::move(plan));
         else
           keep(plan);
       }
@@ -421,6 +423,7 @@ class TreeCapture {
   std::map<std::string, std::string> volume_mount_points_;
   std::vector<TreePlan> plans_;
   std::vector<KernelFileSystem> for_kernel_;
+  std::vector<TreePlan> left_;  ///< by the kernel's worker, which ended: an appliance is to try
   bool needs_appliance_ = false;
 };
 

@@ -6,9 +6,11 @@ kernel-mount.py STILLPOINT MAKE_SAMPLE_TREE
 """
 
 import json
+import mmap
 import os
 import pathlib
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -66,6 +68,7 @@ class KernelMount(unittest.TestCase):
             os.symlink("/etc", point / "outside")
             run(["sync", "-f", point], 60)
             run(["cp", "--sparse=always", xfs, cls.vda], 60)
+            cls.inode = (point / "src/file").stat().st_ino
 
     @classmethod
     def make_btrfs(cls):
@@ -84,15 +87,15 @@ class KernelMount(unittest.TestCase):
         return [PROGRAM, "-r", str(cls.scratch / "repository"), *(str(word) for word in words)]
 
     @classmethod
-    def call(cls, *words, code=0):
-        done = run(cls.command(*words), TIME_LIMIT, check=False)
+    def call(cls, *words, code=0, **how):
+        done = run(cls.command(*words), TIME_LIMIT, check=False, **how)
         if done.returncode != code:
             raise AssertionError(done)
         return done
 
-    def back_up(self, name, *words):
-        return json.loads(self.call("backup", name, "--disk-image", f"vda={self.vda}", "--disk-image", f"vdb={self.vdb}",
-                                    "--json", *words).stdout)
+    def back_up(self, name, *words, vda=None, vdb=None, **how):
+        return json.loads(self.call("backup", name, "--disk-image", f"vda={vda or self.vda}", "--disk-image",
+                                    f"vdb={vdb or self.vdb}", "--json", *words, **how).stdout)
 
     def assert_same(self, source, tree, *words):
         done = run(["rsync", "-n", "-aHAX", "--delete", "--checksum", "-i", *words, f"{source}/", f"{tree}/"], TIME_LIMIT)
@@ -138,6 +141,77 @@ class KernelMount(unittest.TestCase):
         for path in ("/outside/hostname", "/outside/../../etc/hostname", "/none"):
             self.call("files", "cat", f"{name}:vda:{path}", *TRUST, code=4)
         self.call("files", "ls", name, "--trust-guest", "everything", code=2)
+
+    def test_damaged_inode(self):
+        """The worker says so, and goes on to the next file system."""
+        damaged = self.scratch / "damaged-xfs"
+        run(["cp", "--sparse=always", self.scratch / "xfs", damaged], 60)
+        number = struct.pack(">Q", self.inode)
+        with open(damaged, "r+b") as file, mmap.mmap(file.fileno(), 0) as disk:
+            at = disk.find(number) - 152
+            while at % 512 != 0 or disk[at:at + 2] != b"IN":
+                at = disk.find(number, at + 153) - 152
+            disk[at + 40] ^= 0xff  # its time: the checksum is wrong
+        made = self.back_up("damaged", *TRUST, vda=damaged, code=12)
+        failures = {tree["file_system"]: tree["failure"] for tree in made["trees"]}
+        self.assertRegex(failures["vda"], "^cannot look at /src/")
+        self.assertEqual(failures["vdb1"], "")
+
+    def test_damaged_content(self):
+        """The worker is left in the middle of a walk: what comes after it is an appliance's, or has a reason."""
+        damaged = make_image(self.scratch / "damaged-btrfs", "128M", "mkfs.btrfs", "-q")
+        with Mount(damaged, self.scratch / "on-damaged") as point:
+            (point / "file").write_bytes(b"content of it " * 10000)
+            # The walk goes on for longer than it takes to find out.
+            for i in range(3000):
+                (point / f"{i:0100}").write_text("more\n", encoding="ascii")
+        with open(damaged, "r+b") as file, mmap.mmap(file.fileno(), 0) as disk:
+            disk[disk.find(b"content of it content of it")] ^= 0xff
+        reason = "cannot read /file: "
+        made = self.back_up("broken", *TRUST, vda=damaged, vdb=self.vda, code=12)
+        failures = {tree["file_system"]: tree["failure"] for tree in made["trees"]}
+        self.assertRegex(failures["vda"], f"^{reason}")
+        self.assertRegex(failures["vdb"], f"^the worker that files are read by has ended: {reason}")
+        # There is none, and what was found is not forgotten.
+        made = self.back_up("left", *TRUST, "--appliance-trees", vda=damaged, vdb=self.vda, code=12,
+                            env={**os.environ, "LIBGUESTFS_PATH": "/nonexistent"})
+        left = [line for line in made["warnings"] if ": left to an appliance: " in line]
+        self.assertEqual([line.split(":")[0] for line in left], ["tree of vda", "tree of vdb"], made)
+        self.assertEqual({tree["file_system"]: tree["failure"] for tree in made["trees"]}, failures)
+
+    def test_host_is_free(self):
+        """Nothing of this machine is held, and nothing is mounted that a sandbox reads."""
+        ext4 = make_image(self.scratch / "ext4", "64M", "mkfs.ext4", "-q")
+        shared, vdc = self.scratch / "shared", self.scratch / "vdc"
+        shared.mkdir()
+        with Mount(ext4, self.scratch / "on-ext4") as point:
+            (point / "file").write_text("hello\n", encoding="ascii")
+            run(["sync", "-f", point], 60)
+            run(["cp", ext4, vdc], 60)
+        self.assertIn("needs_recovery", run(["dumpe2fs", "-h", vdc], 30).stdout)
+        name = self.back_up("free", "--no-trees", "--disk-image", f"vdc={vdc}")["name"]
+        self.assertEqual(self.call("files", "cat", f"{name}:vdc:/file", *TRUST).stdout, "hello\n")
+        run(["mount", "--bind", shared, shared], 30)
+        try:
+            run(["mount", "--make-shared", shared], 30)
+            self.check_host_is_free(name, ext4, shared / "on")
+        finally:
+            run(["umount", shared], 30)
+
+    def check_host_is_free(self, name, image, point):
+        with Mount(image, point):
+            running = subprocess.Popen(self.command("files", "cp", f"{name}:vda:/", "--to-tar", "-", *TRUST),
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            running.stdout.read(65536)
+        try:
+            self.assertNotIn(str(image), self.loops())
+            worker, = self.below(running.pid, "stillpoint-kernel-worker")
+            mounts = [line.split() for line in pathlib.Path(f"/proc/{worker}/mounts").read_text().splitlines()]
+            self.assertEqual([kind for source, at, kind, *_ in mounts if source.startswith("/dev/loop") and
+                              at.startswith("/tmp/stillpoint-")], ["xfs", "btrfs"])
+        finally:
+            running.kill()
+            running.communicate()
 
     def test_whoever_dies(self):
         """The companion or the worker, killed in the middle: nothing stays (tearDown)."""
