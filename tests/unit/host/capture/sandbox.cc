@@ -2,7 +2,10 @@
 #include "common/errors.hh"
 #include "host/capture/file-system-reader.hh"
 #include "host/capture/nbd-disk.hh"
+#include "host/capture/tree-worker.hh"
 #include "tests/unit/host/capture/scratch.hh"
+
+#include <sched.h>
 
 #include <optional>
 
@@ -29,7 +32,48 @@ std::filesystem::path worker_in_proc() {
   return {};
 }
 
+bool finds_it_dead(TreeWorker& worker) {
+  try {
+    for (int i = 0; i < 1000; ++i) {
+      worker.send("question");
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  } catch (const CaptureError&) {
+    return true;
+  }
+  return false;
+}
+
+/// Asks a dead worker twice, as the first process of its namespace; 0 where its only neighbour lives on.
+int ask_dead_worker() {
+  const pid_t neighbour = ::fork();
+  if (neighbour == 0)
+    for (;;)
+      ::pause();
+  TreeWorker worker({.name = "/bin/true", .words = "the worker", .environment = {}, .stop = {}});
+  if (!finds_it_dead(worker) || !finds_it_dead(worker)) return 2;
+  // A signal is not there at once.
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  return ::waitpid(neighbour, nullptr, WNOHANG) == 0 ? 0 : 1;
+}
+
 }  // namespace
+
+TEST_CASE("who asks a dead worker again kills nobody else" * doctest::skip(::geteuid() != 0)) {
+  // In a namespace of processes: outside, kill(-1) would end the machine.
+  const pid_t outer = ::fork();
+  if (outer == 0) {
+    if (::unshare(CLONE_NEWPID) != 0) ::_exit(0);
+    const pid_t first = ::fork();
+    if (first == 0) ::_exit(::getpid() == 1 ? ask_dead_worker() : 3);
+    int status = 0;
+    ::waitpid(first, &status, 0);
+    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 4);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(outer, &status, 0) == outer);
+  CHECK(status == 0);
+}
 
 TEST_CASE("the worker has no right but to talk to its parent") {
   const Scratch scratch;
