@@ -94,7 +94,7 @@ std::vector<FileSystem> AskedReader::start(WorkerProgram program, std::vector<Di
     // Each has the time of an answer to itself.
     for (;; answer = &worker_->receive())
       if (answer->type == wire::Type::warning)
-        warn(wire::Reader(answer->payload).string(wire::max_text));
+        take_warning(*answer);
       else if (answer->type != wire::Type::next || steps-- == 0)
         break;
     wire::Reader reader(answer->payload);
@@ -167,13 +167,20 @@ void AskedReader::end_worker(const std::exception& why) {
   worker_.reset();
 }
 
+/// Each gives the worker time anew: it has so many and no more.
+void AskedReader::take_warning(const wire::Message& message) {
+  constexpr unsigned most_warnings = 10000;
+  if (++warnings_ > most_warnings) worker_->refuse();
+  warn(wire::Reader(message.payload).string(wire::max_text));
+}
+
 /// A copy: while its entries are taken, contents are asked for, by other threads too.
 wire::Message AskedReader::ask(wire::Writer& question) {
   const std::lock_guard lock(mutex_);
   check_worker();
   wire::Message message = worker_->ask(question);
   while (message.type == wire::Type::warning) {
-    warn(wire::Reader(message.payload).string(wire::max_text));
+    take_warning(message);
     message = worker_->receive();
   }
   return message;

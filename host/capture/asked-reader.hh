@@ -42,6 +42,7 @@ class AskedReader : public FileSystemReader {
   class Content;
 
   [[nodiscard]] wire::Message ask(wire::Writer& question);
+  void take_warning(const wire::Message& message);
   // With the mutex held.
   void check_worker() const;
   void end_worker(const std::exception& why);
@@ -49,6 +50,7 @@ class AskedReader : public FileSystemReader {
   std::mutex mutex_;                ///< held for a question and its answer
   std::unique_ptr<Worker> worker_;  ///< none before start(), and after it was given up
   std::string why_ended_;
+  unsigned warnings_ = 0;
   std::unique_ptr<Content> content_;
 };
 

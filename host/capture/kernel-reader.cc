@@ -18,7 +18,9 @@ constexpr std::chrono::minutes kernel_limit{5};
 
 bool is_for_kernel(const FileSystem& found) {
   // Never one that is read in a sandbox, whatever state it is in: ext4's superblock can ask a kernel to panic.
-  return found.obstacle.empty() && found.length > 0 && !found.readable() && found.is_for_appliance();
+  // Nor f2fs, whose superblock names devices of the machine that it wants to have opened.
+  return found.obstacle.empty() && found.length > 0 && !found.readable() && found.is_for_appliance() &&
+         found.type != "f2fs";
 }
 
 KernelReader::KernelReader(std::vector<KernelFileSystem> list, std::stop_token stop)

@@ -48,7 +48,6 @@ constexpr std::array mountable = {
     MountableType{"xfs", "nouuid"},
     // All of it: subvolumes are directories in it, whichever of them is the default.
     MountableType{"btrfs", "subvolid=5"},
-    MountableType{"f2fs", ""},
     MountableType{"vfat", ""},
     MountableType{"iso9660", ""},
 };
