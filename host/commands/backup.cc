@@ -262,7 +262,6 @@ void commit_by_free_name(Run& run, TreeDirectory* trees) {
   constexpr unsigned tries = 5;
   for (unsigned taken = 0;; ++taken) {
     manifest.name = run.repository.free_name(manifest.domain, manifest.instant, taken);
-    pause_for_test("name");
     try {
       if (trees != nullptr) trees->publish(manifest.name, manifest.trees);
       return run.repository.commit(manifest);

@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/file.hh"
+#include "common/test-pause.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
 #include "host/repository/lease.hh"
@@ -192,6 +193,7 @@ void TreeDirectory::publish(std::string_view still_point, std::vector<TreeRecord
     if (tree.failure.empty() && !std::filesystem::is_directory(from / tree_name(tree.mount_point, tree.file_system)))
       throw StorageError(fmt::format("the tree of {} is gone from {}", tree.file_system, from.native()),
                          "somebody deleted it while it was written: run the backup again");
+  pause_for_test("name");
   const std::filesystem::path place = place_of(still_point);
   const std::filesystem::path domain = (repository_ / place).parent_path();
   make_directories(domain);
