@@ -3,9 +3,9 @@
 
 #include "common/errors.hh"
 #include "common/file.hh"
-#include "common/test-pause.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
+#include "common/test-pause.hh"
 #include "host/repository/lease.hh"
 #include "host/repository/still-point-name.hh"
 
