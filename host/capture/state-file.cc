@@ -80,15 +80,16 @@ std::optional<StateFile> read_state_file(const fs::path& path, std::uint64_t lim
   throw CaptureError(fmt::format("{} was written to all the while", path.native()));
 }
 
-std::vector<StateFile> read_state_files(const fs::path& directory, const std::string& suffix, std::size_t most,
-                                        std::uint64_t limit) {
+std::vector<StateFile> read_state_files(const fs::path& directory, const std::string& prefix, const std::string& suffix,
+                                        std::size_t most, std::uint64_t limit) {
   std::vector<fs::path> paths;
   std::error_code failure;
   if (!fs::exists(fs::symlink_status(directory, failure))) return {};
   if (!fs::is_directory(fs::symlink_status(directory, failure)))
     throw CaptureError(fmt::format("{} is no directory", directory.native()));
   for (fs::directory_iterator it(directory, failure), end; !failure && it != end; it.increment(failure)) {
-    if (!it->path().filename().native().ends_with(suffix) || it->path().filename().native().starts_with('.')) continue;
+    const std::string name = it->path().filename().native();
+    if (!name.ends_with(suffix) || !name.starts_with(prefix)) continue;
     if (paths.size() == most) throw CaptureError(fmt::format("{} has too many files", directory.native()));
     paths.push_back(it->path());
   }

@@ -21,8 +21,9 @@ struct StateFile {
 /// CaptureError: longer than `limit` bytes, written to all the time, unreadable.
 [[nodiscard]] std::optional<StateFile> read_state_file(const std::filesystem::path& path, std::uint64_t limit);
 
-/// The same for all files of a directory whose names end so, at most `most`; empty when there is no directory.
-[[nodiscard]] std::vector<StateFile> read_state_files(const std::filesystem::path& directory, const std::string& suffix,
-                                                      std::size_t most, std::uint64_t limit);
+/// The same for all files of a directory whose names begin and end so, at most `most`; empty when there is no
+/// directory.
+[[nodiscard]] std::vector<StateFile> read_state_files(const std::filesystem::path& directory, const std::string& prefix,
+                                                      const std::string& suffix, std::size_t most, std::uint64_t limit);
 
 }  // namespace stillpoint

@@ -139,7 +139,7 @@ void TreeWorker::wait_for(int socket, short events) {
     if (count > 0) return;
     if (count < 0 && errno != EINTR) throw_errno<CaptureError>(fmt::format("cannot wait for {}", program_.words));
     if (limit_.passed()) {
-      ::kill(pid_, SIGKILL);
+      if (pid_ > 0) ::kill(pid_, SIGKILL);
       throw CaptureError(fmt::format("{} said nothing for {} s", program_.words, program_.answer_limit.count()));
     }
   }

@@ -47,7 +47,7 @@ void read_nvram(const std::filesystem::path& path, bool running, CapturedState& 
 void read_tpm(const std::filesystem::path& directory, bool running, CapturedState& state) {
   try {
     // What lasts: a file of its volatile state is there only while its domain is saved.
-    std::vector<StateFile> files = read_state_files(directory, ".permall", max_tpm_files, max_tpm_bytes);
+    std::vector<StateFile> files = read_state_files(directory, "tpm", ".permall", max_tpm_files, max_tpm_bytes);
     if (files.empty() && running)
       add_failure(state, Kind::tpm, directory, fmt::format("there is nothing in {}", directory.native()));
     for (StateFile& file : files) {

@@ -122,9 +122,9 @@ struct OpenDisk {
 };
 
 /// All of them are opened before one is written, and all are written before one gets its name: what can go wrong goes
-/// wrong before anything is replaced.
+/// wrong before anything is replaced. `before_names` is the last that may throw.
 void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, NewVolumes* volumes, bool overwrite,
-                 RateLimit* limit, const Invocation& invocation) {
+                 RateLimit* limit, const Invocation& invocation, const std::function<void()>& before_names) {
   std::vector<OpenDisk> open;
   for (const PlacedDisk& disk : disks) {
     OpenDisk& it = open.emplace_back();
@@ -143,6 +143,7 @@ void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, N
                                 : "stopped before the disks were complete: nothing but block devices was changed");
     fill_target(*it.content, *it.target, watched, limit);
   }
+  before_names();
   for (OpenDisk& it : open) {
     const fs::path& path = it.disk->path;
     it.target->complete();
@@ -285,10 +286,16 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
     definition.left_out.push_back(std::move(what));
   make_directory(wanted.directory);
   const auto begun = SteadyClock::now();
-  write_disks(repository, disks, volumes ? &*volumes : nullptr, wanted.overwrite, limit, invocation);
-  state.write();
+  write_disks(repository, disks, volumes ? &*volumes : nullptr, wanted.overwrite, limit, invocation, [&] {
+    state.prepare();
+    // It may have been started meanwhile.
+    if (wanted.directory.empty()) static_cast<void>(check_in_place(manifest, invocation));
+    if (libvirt && wanted.name.empty()) check_unused(*libvirt, manifest, state.files());
+  });
   if (keep_definition) replace_file(definition_path, definition.xml, 0600);
   if (libvirt) static_cast<void>(libvirt->define(definition.xml));
+  // What this replaces belongs to the domain that is there, until it is another one.
+  state.complete();
   state.keep();
   if (volumes) volumes->keep();
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);

@@ -139,7 +139,9 @@ UniqueFd lock_mark(const BootRequest& request) {
 /// Ends servers that no client has ended, and deletes what boot() has made, and nothing that lies beside it.
 void clear(const BootRequest& request, const Manifest* manifest = nullptr) noexcept {
   try {
-    std::vector<fs::path> ours{request.directory / marker, request.directory / nvram_name};
+    std::vector<fs::path> ours{request.directory / marker};
+    // One that is committed later has its variables here for good.
+    if (manifest == nullptr) ours.push_back(request.directory / nvram_name);
     for (const fs::directory_entry& entry : fs::directory_iterator(request.directory)) {
       const fs::path extension = entry.path().extension();
       const std::string target = entry.path().stem().native();
@@ -225,6 +227,9 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
     wanted.nvram = targets.nvram;
   NewDefinition definition = new_domain_xml(manifest.domain_xml, wanted);
   targets.tpm = tpm_directory(definition.xml, tpm_root, wanted.uuid);
+  for (const StateRecord& record : manifest.state)
+    if (!record.failure.empty())
+      definition.left_out.push_back(fmt::format("{}, not captured: {}", to_string(record.kind), record.failure));
   StateWriter state(request.state, targets, false);
   make_directory(request.directory);
   std::optional<Domain> domain;
@@ -322,7 +327,9 @@ void check_commit(const Manifest& manifest, const BootRequest& request, const fs
   for (const DiskRecord& disk : manifest.disks)
     if (const fs::path image = image_of(disk, request, images); fs::exists(fs::symlink_status(image)))
       throw UsageError(fmt::format("{} is there already", image.native()), "name another directory with --commit");
-  if (const fs::path nvram = committed_nvram(request, images); fs::exists(fs::symlink_status(nvram)))
+  const bool has_nvram = std::ranges::any_of(
+      request.state, [](const LoadedState& s) { return s.record.kind == StateRecord::Kind::nvram; });
+  if (const fs::path nvram = committed_nvram(request, images); has_nvram && fs::exists(fs::symlink_status(nvram)))
     throw UsageError(fmt::format("{} is there already", nvram.native()), "name another directory with --commit");
 }
 

@@ -19,6 +19,7 @@ namespace stillpoint {
 namespace {
 
 constexpr std::chrono::seconds lvm_limit{120};
+constexpr std::chrono::seconds lvm_end_limit{30};
 constexpr std::size_t most_words = 64 << 10;
 constexpr std::size_t longest_name = 127;  // lvm(8)
 
@@ -44,8 +45,13 @@ Ended run_lvm(const char* name, std::vector<std::string> arguments) {
   errors.write_end.reset();
   std::array<Intake, 2> intakes{Intake(std::move(output.read_end), most_words, Intake::Keep::end),
                                 Intake(std::move(errors.read_end), most_words, Intake::Keep::end)};
-  if (!running.wait(Deadline(lvm_limit), intakes))
-    throw StorageError(fmt::format("{} has not ended within {} s", name, lvm_limit.count()));
+  // Not killed at once: it may be in the middle of the group's metadata.
+  bool ended = running.wait(Deadline(lvm_limit), intakes);
+  if (!ended) {
+    running.ask_to_end();
+    ended = running.wait(Deadline(lvm_end_limit), intakes);
+  }
+  if (!ended) throw StorageError(fmt::format("{} has not ended within {} s", name, lvm_limit.count()));
   return {running.status(), intakes[0].text(), intakes[1].text()};
 }
 
@@ -115,7 +121,8 @@ std::filesystem::path NewVolumes::path_of(const std::string& name) const {
 
 void NewVolumes::make(const std::string& name, std::uint64_t bytes) {
   std::vector<std::string> arguments{"-q", "-y", "-n", name, "--addtag", tag_};
-  const std::string size = fmt::format("{}b", bytes);
+  constexpr std::uint64_t sector = 512;
+  const std::string size = fmt::format("{}b", (bytes + sector - 1) / sector * sector);
   if (pool_.empty())
     arguments.insert(arguments.end(), {"-Zy", "-Wy", "-L", size, group_});
   else

@@ -33,10 +33,12 @@ std::optional<UserAndGroup> user_named(const std::string& name) {
   return UserAndGroup{found->pw_uid, found->pw_gid};
 }
 
-/// Whom emulated TPMs run as: who it was, or else the names that distributions give him.
+/// Whom emulated TPMs run as: who it was, or else the names that distributions give him. Never somebody who logs in,
+/// whatever a manifest says: a TPM's state is full of secrets.
 std::optional<UserAndGroup> tpm_user(const std::string& recorded) {
+  constexpr uid_t first_of_people = 1000;
   for (const std::string& name : {recorded, std::string("swtpm"), std::string("tss")})
-    if (const auto user = user_named(name)) return user;
+    if (const auto user = user_named(name); user && user->user < first_of_people) return user;
   return std::nullopt;
 }
 
@@ -92,6 +94,8 @@ StateWriter::StateWriter(const std::vector<LoadedState>& state, StateTargets tar
 }
 
 StateWriter::~StateWriter() {
+  for (const Prepared& file : prepared_)
+    ::unlinkat(file.directory.get(), file.partial.c_str(), 0);
   for (auto it = made_.rbegin(); it != made_.rend(); ++it)
     if (::remove(it->c_str()) != 0 && errno != ENOENT && errno != ENOTEMPTY)
       log_warning("{}", errno_message(fmt::format("cannot delete {}", it->native()), errno));
@@ -120,7 +124,7 @@ void StateWriter::make_directory(const fs::path& directory, unsigned mode) {
   throw_storage_errno(fmt::format("cannot make {}", directory.native()), errno);
 }
 
-void StateWriter::write_file(const LoadedState& state) {
+void StateWriter::prepare_file(const LoadedState& state) {
   const fs::path path = path_of(state);
   const fs::path directory = path.parent_path();
   const bool is_tpm = state.record.kind == StateRecord::Kind::tpm;
@@ -133,27 +137,38 @@ void StateWriter::write_file(const LoadedState& state) {
     if (owner && ::geteuid() == 0 && ::lchown(directory.c_str(), owner->user, owner->group) != 0)
       throw_storage_errno(fmt::format("cannot give {} its owner", directory.native()), errno);
   }
-  const UniqueFd where(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  UniqueFd where(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!where) throw_storage_errno(fmt::format("cannot open {}", directory.native()), errno);
   const std::string name = path.filename().native();
   struct stat before {};
   const bool replaces = ::fstatat(where.get(), name.c_str(), &before, AT_SYMLINK_NOFOLLOW) == 0;
   if (replaces && (!overwrite_ || !S_ISREG(before.st_mode)))
     throw UsageError(fmt::format("{} is there already", path.native()));
-  const std::string partial = fmt::format("{}.{}.partial", name, random_id().substr(0, 8));
+  std::string partial = fmt::format("{}.{}.partial", name, random_id().substr(0, 8));
   fill(where.get(), partial, state, owner, replaces ? &before : nullptr);
-  if (::renameat(where.get(), partial.c_str(), where.get(), name.c_str()) != 0) {
-    const int failed = errno;
-    ::unlinkat(where.get(), partial.c_str(), 0);
-    throw_storage_errno(fmt::format("cannot name {}", path.native()), failed);
+  prepared_.push_back({std::move(where), std::move(partial), path, replaces});
+}
+
+void StateWriter::prepare() {
+  for (const LoadedState& state : state_)
+    if (!path_of(state).empty()) prepare_file(state);
+}
+
+void StateWriter::complete() {
+  while (!prepared_.empty()) {
+    const Prepared& file = prepared_.back();
+    const int where = file.directory.get();
+    if (::renameat(where, file.partial.c_str(), where, file.path.filename().c_str()) != 0)
+      throw_storage_errno(fmt::format("cannot name {}", file.path.native()), errno);
+    if (!file.replaces) made_.push_back(file.path);
+    sync_file(where, file.path.parent_path().native());
+    prepared_.pop_back();
   }
-  if (!replaces) made_.push_back(path);
-  sync_file(where.get(), directory.native());
 }
 
 void StateWriter::write() {
-  for (const LoadedState& state : state_)
-    if (!path_of(state).empty()) write_file(state);
+  prepare();
+  complete();
 }
 
 }  // namespace stillpoint

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "common/file.hh"
 #include "host/guest/domain-xml.hh"
 #include "host/repository/manifest.hh"
 #include "host/repository/repository.hh"
@@ -38,7 +39,11 @@ class StateWriter {
   StateWriter& operator=(const StateWriter&) = delete;
   ~StateWriter();
 
-  /// Durable on return. Throws StorageError, UsageError.
+  /// Writes all of it, beside what it replaces. Throws StorageError, UsageError.
+  void prepare();
+  /// Gives all of it its names; durable on return. Throws StorageError.
+  void complete();
+  /// Both.
   void write();
   void keep() noexcept { made_.clear(); }
 
@@ -53,11 +58,19 @@ class StateWriter {
  private:
   [[nodiscard]] std::filesystem::path path_of(const LoadedState& state) const;
   void make_directory(const std::filesystem::path& directory, unsigned mode);
-  void write_file(const LoadedState& state);
+  void prepare_file(const LoadedState& state);
+
+  struct Prepared {
+    UniqueFd directory;
+    std::string partial;
+    std::filesystem::path path;
+    bool replaces = false;
+  };
 
   const std::vector<LoadedState>& state_;
   StateTargets targets_;
   bool overwrite_;
+  std::vector<Prepared> prepared_;           ///< not yet complete
   std::vector<std::filesystem::path> made_;  ///< in this order
 };
 

@@ -139,6 +139,18 @@ class Firmware(unittest.TestCase):
         self.libvirtd.virsh("destroy", "fw3")
         self.libvirtd.virsh("undefine", "fw3", "--nvram")
 
+    def test_3_booted_and_moved_later(self):
+        images, boot = self.scratch / "later", self.scratch / "boot5"
+        images.mkdir()
+        self.companion.run("boot", self.first["name"], "--name", "fw5", "--directory", boot)
+        self.companion.run("boot", "--resume", "fw5", "--directory", boot, "--commit", images)
+        self.assertEqual({path.name for path in images.iterdir()}, {"fw5-vda.qcow2"})
+        self.assertEqual({path.name for path in boot.iterdir()}, {"nvram.fd"}, "its firmware's variables stay")
+        self.libvirtd.virsh("destroy", "fw5")
+        self.libvirtd.virsh("start", "fw5")
+        self.libvirtd.virsh("destroy", "fw5")
+        self.libvirtd.virsh("undefine", "fw5", "--nvram")
+
     def test_3_nothing_is_left_of_one_that_does_not_start(self):
         before = {path.name for path in (self.lib / "swtpm").iterdir()}
         self.code.rename(self.scratch / "away")

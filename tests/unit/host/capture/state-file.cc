@@ -75,17 +75,18 @@ TEST_CASE("a file that is written to is read as it was at one moment, or not") {
   writer.join();
 }
 
-TEST_CASE("of a TPM's directory only its own files are read") {
+TEST_CASE("of a TPM's directory only its own files are read, and none that swtpm has not finished") {
   const Scratch scratch;
-  CHECK(read_state_files(scratch.path() / "none", ".permall", 2, 100).empty());
-  for (const char* name : {"tpm2-00.permall", "tpm2-00.volatilestate", ".lock", ".x.permall"})
+  CHECK(read_state_files(scratch.path() / "none", "tpm", ".permall", 2, 100).empty());
+  for (const char* name : {"tpm2-00.permall", "tpm2-00.volatilestate", ".lock", ".x.permall", "TMP2-00.permall"})
     replace_file(scratch.path() / name, name);
-  const auto files = read_state_files(scratch.path(), ".permall", 2, 100);
+  const auto files = read_state_files(scratch.path(), "tpm", ".permall", 2, 100);
   REQUIRE(files.size() == 1);
   CHECK(files[0].content == "tpm2-00.permall");
-  for (const char* name : {"b.permall", "c.permall"})
+  for (const char* name : {"tpm2-01.permall", "tpm2-02.permall"})
     replace_file(scratch.path() / name, name);
-  CHECK_THROWS_AS(static_cast<void>(read_state_files(scratch.path(), ".permall", 2, 100)), CaptureError);
+  CHECK_THROWS_AS(static_cast<void>(read_state_files(scratch.path(), "tpm", ".permall", 2, 100)), CaptureError);
   std::filesystem::create_directory_symlink(scratch.path(), scratch.path() / "link");
-  CHECK_THROWS_AS(static_cast<void>(read_state_files(scratch.path() / "link", ".permall", 9, 100)), CaptureError);
+  CHECK_THROWS_AS(static_cast<void>(read_state_files(scratch.path() / "link", "tpm", ".permall", 9, 100)),
+                  CaptureError);
 }
