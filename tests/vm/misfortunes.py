@@ -38,8 +38,8 @@ while True:
     time.sleep(0.05)
 """
 LIES = {
-    "garbage": "os.urandom(200000)",
-    "a length of 4 GiB": "b'SPF1' + bytes([1, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]) + b'{}' * 1000",
+    # A length of 4 GiB, and what is no frame at all.
+    "garbage": "b'SPF1' + bytes([1, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]) + os.urandom(200000)",
     "nothing": "b''",
 }
 
