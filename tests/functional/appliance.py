@@ -17,27 +17,13 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from support.appliance import appliance_environment  # noqa: E402
+from support.loop import LoopMount  # noqa: E402
 from support.scratch import SKIPPED, Failure, run  # noqa: E402
 
 PROGRAM, DRIVER, MAKE_SAMPLE_TREE = (os.path.abspath(word) for word in sys.argv[1:4])
 LONG = "--long" in sys.argv[4:]
 PASSPHRASE = "still point"
 ENVIRONMENT = {}
-
-
-class Mount:
-    """A loop mount that is gone at the end."""
-
-    def __init__(self, image, point):
-        point.mkdir(exist_ok=True)
-        self.point = point
-        run(["mount", "-o", "loop", image, point], 60)
-
-    def __enter__(self):
-        return self.point
-
-    def __exit__(self, *_):
-        run(["umount", self.point], 60)
 
 
 def copy_tree(source, target, *words):
@@ -76,14 +62,14 @@ class Appliance(unittest.TestCase):
     def make_xfs(self):
         """Copied while it is mounted: its log must be replayed. XFS has no device numbers as large as ext4's."""
         xfs = self.image("xfs", "320M", "mkfs.xfs", "-q")
-        with Mount(xfs, self.dir / "on-xfs") as point:
+        with LoopMount(xfs, self.dir / "on-xfs") as point:
             copy_tree(self.sample, point, "--exclude=wide")
             run(["sync", "-f", point], 60)
             run(["cp", "--sparse=always", xfs, self.dir / "vda"], 60)
 
     def make_btrfs(self):
         btrfs = self.image("btrfs", "128M", "mkfs.btrfs", "-q")
-        with Mount(btrfs, self.dir / "on-btrfs") as point:
+        with LoopMount(btrfs, self.dir / "on-btrfs") as point:
             run(["btrfs", "subvolume", "create", point / "@home"], 30)
             copy_tree(self.sample, point / "@home")
             run(["btrfs", "subvolume", "create", point / "@home/in side"], 30)
@@ -95,7 +81,7 @@ class Appliance(unittest.TestCase):
     def make_luks(self):
         """What LUKS1 holds is written by QEMU, which needs no device mapper for that."""
         plain = self.image("plain", "64M", "mke2fs", "-q", "-t", "ext4")
-        with Mount(plain, self.dir / "on-plain") as point:
+        with LoopMount(plain, self.dir / "on-plain") as point:
             copy_tree(self.sample, point)
         secret = ["--object", f"secret,id=key,data={PASSPHRASE}"]
         run(["qemu-img", "convert", *secret, "-O", "luks", "-o", "key-secret=key,iter-time=10", plain,
@@ -105,7 +91,7 @@ class Appliance(unittest.TestCase):
     def make_ext(self):
         """Not frozen when it was copied: what a crash leaves. No appliance is needed for it."""
         ext = self.image("ext", "96M", "mke2fs", "-q", "-t", "ext4")
-        with Mount(ext, self.dir / "on-ext") as point:
+        with LoopMount(ext, self.dir / "on-ext") as point:
             copy_tree(self.sample, point)
             run(["sync", "-f", point], 60)
             run(["cp", "--sparse=always", ext, self.dir / "crash"], 60)
@@ -220,7 +206,7 @@ def can_mount():
                 image.unlink(missing_ok=True)
                 run(["truncate", "-s", size, image], 10)
                 run([*make, image], 60)
-                with Mount(image, path / "mount"):
+                with LoopMount(image, path / "mount"):
                     pass
         except Failure as failure:
             print(f"skipped: {str(failure).splitlines()[0]}")

@@ -17,26 +17,12 @@ import tempfile
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from support.loop import LoopMount  # noqa: E402
 from support.scratch import SKIPPED, Failure, run, scratch_directory, wait_until  # noqa: E402
 
 PROGRAM, MAKE_SAMPLE_TREE = (os.path.abspath(word) for word in sys.argv[1:3])
 TRUST = ("--trust-guest", "kernel-mount")
 TIME_LIMIT = 120
-
-
-class Mount:
-    """A loop mount that is gone at the end."""
-
-    def __init__(self, image, point):
-        point.mkdir(exist_ok=True)
-        self.point = point
-        run(["mount", "-o", "loop", image, point], 60)
-
-    def __enter__(self):
-        return self.point
-
-    def __exit__(self, *_):
-        run(["umount", self.point], 60)
 
 
 def make_image(path, size, *make):
@@ -62,7 +48,7 @@ class KernelMount(unittest.TestCase):
     def make_xfs(cls):
         """Copied while it is mounted: its log must be replayed. XFS has no device numbers as large as ext4's."""
         xfs = make_image(cls.scratch / "xfs", "320M", "mkfs.xfs", "-q")
-        with Mount(xfs, cls.scratch / "on-xfs") as point:
+        with LoopMount(xfs, cls.scratch / "on-xfs") as point:
             run(["rsync", "-aHAXS", "--exclude=wide", f"{cls.sample}/", f"{point}/"], TIME_LIMIT)
             # Links lead out of it, and nobody follows them.
             os.symlink("/etc", point / "outside")
@@ -73,7 +59,7 @@ class KernelMount(unittest.TestCase):
     @classmethod
     def make_btrfs(cls):
         btrfs = make_image(cls.scratch / "btrfs", "128M", "mkfs.btrfs", "-q")
-        with Mount(btrfs, cls.scratch / "on-btrfs") as point:
+        with LoopMount(btrfs, cls.scratch / "on-btrfs") as point:
             run(["btrfs", "subvolume", "create", point / "@home"], 30)
             run(["rsync", "-aHAX", f"{cls.sample}/", f"{point}/@home/"], TIME_LIMIT)
             run(["btrfs", "subvolume", "create", point / "@home/in side"], 30)
@@ -163,7 +149,7 @@ class KernelMount(unittest.TestCase):
     def test_damaged_content(self):
         """The worker is left in the middle of a walk: what comes after it is an appliance's, or has a reason."""
         damaged = make_image(self.scratch / "damaged-btrfs", "128M", "mkfs.btrfs", "-q")
-        with Mount(damaged, self.scratch / "on-damaged") as point:
+        with LoopMount(damaged, self.scratch / "on-damaged") as point:
             (point / "file").write_bytes(b"content of it " * 10000)
             # The walk goes on for longer than it takes to find out.
             for i in range(3000):
@@ -187,7 +173,7 @@ class KernelMount(unittest.TestCase):
         ext4 = make_image(self.scratch / "ext4", "64M", "mkfs.ext4", "-q")
         shared, vdc = self.scratch / "shared", self.scratch / "vdc"
         shared.mkdir()
-        with Mount(ext4, self.scratch / "on-ext4") as point:
+        with LoopMount(ext4, self.scratch / "on-ext4") as point:
             (point / "file").write_text("hello\n", encoding="ascii")
             run(["sync", "-f", point], 60)
             run(["cp", ext4, vdc], 60)
@@ -202,7 +188,7 @@ class KernelMount(unittest.TestCase):
             run(["umount", shared], 30)
 
     def check_host_is_free(self, name, image, point):
-        with Mount(image, point):
+        with LoopMount(image, point):
             running = subprocess.Popen(self.command("files", "cp", f"{name}:vda:/", "--to-tar", "-", *TRUST),
                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             running.stdout.read(65536)
@@ -251,7 +237,7 @@ def can_mount():
         scratch = pathlib.Path(name)
         try:
             for size, make in (("320M", ["mkfs.xfs", "-q"]), ("128M", ["mkfs.btrfs", "-q"])):
-                with Mount(make_image(scratch / make[0], size, *make), scratch / "mount"):
+                with LoopMount(make_image(scratch / make[0], size, *make), scratch / "mount"):
                     pass
         except Failure as failure:
             print(f"skipped: {str(failure).splitlines()[0]}")
