@@ -4,17 +4,9 @@
 #include "common/errors.hh"
 #include "host/capture/appliance/appliance-walk.hh"
 #include "host/capture/appliance/appliance.hh"
+#include "host/capture/appliance/asked-service.hh"
 #include "host/capture/appliance/confinement.hh"
-#include "host/capture/tree-wire.hh"
-#include "host/capture/worker/block-service.hh"
 
-#include <fcntl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <exception>
-#include <new>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -22,47 +14,12 @@
 namespace stillpoint {
 namespace {
 
-constexpr int questions_fd = 3;
-constexpr int blocks_socket = 4;
-constexpr rlim_t most_memory = rlim_t{2} << 30;
-
-class ApplianceService {
+class ApplianceService : public AskedService {
  public:
-  ApplianceService(Parent& parent, const WritablePlaces& places) : parent_(parent), places_(places) {}
-
-  [[noreturn]] void serve() {
-    for (;;)
-      answer(parent_.receive());
-  }
+  ApplianceService(Parent& parent, const WritablePlaces& places) : AskedService(parent), places_(places) {}
 
  private:
-  void say(wire::Type type, std::string_view text) {
-    wire::Writer message(type);
-    message.string(text.substr(0, wire::max_text));
-    parent_.send(message.finish());
-  }
-
-  void answer(const wire::Message& message) {
-    wire::Reader request(message.payload);
-    try {
-      if (message.type == wire::Type::list)
-        list(request);
-      else if (message.type == wire::Type::walk)
-        walk(request);
-      else if (message.type == wire::Type::content)
-        read_content(request);
-      else
-        throw CaptureError("a request that is not known");
-    } catch (const NotFound& error) {
-      say(wire::Type::not_found, error.what());
-    } catch (const std::bad_alloc&) {
-      say(wire::Type::failure, "it takes more memory than a sound file system would");
-    } catch (const std::exception& error) {
-      say(wire::Type::failure, error.what());
-    }
-  }
-
-  void list(wire::Reader& request) {
+  void list(wire::Reader& request) override {
     std::vector<ApplianceDisk> disks(request.u32());
     for (ApplianceDisk& disk : disks) {
       disk.name = request.string(wire::max_name);
@@ -74,9 +31,7 @@ class ApplianceService {
     appliance_.emplace(places_, disks, blocks_socket,
                        [this](std::string_view text) { say(wire::Type::warning, text); });
     contents_.emplace(*appliance_);
-    // What we run has its own bounds by now; a directory without an end must not cost the host its memory.
-    const rlimit memory = {most_memory, most_memory};
-    if (::setrlimit(RLIMIT_AS, &memory) != 0) throw_errno("cannot limit the appliance's worker");
+    limit_memory();
     found_ = appliance_->find(keys);
     wire::Writer answer(wire::Type::file_systems);
     answer.u32(static_cast<std::uint32_t>(found_.size()));
@@ -88,38 +43,23 @@ class ApplianceService {
       answer.string(std::string_view(each.label).substr(0, 64));
       answer.string(std::string_view(each.obstacle).substr(0, wire::max_text));
     }
-    parent_.send(answer.finish());
+    parent().send(answer.finish());
   }
 
-  void walk(wire::Reader& request) {
-    const std::uint32_t number = request.u32();
-    const std::string_view path = request.string(wire::max_path);
-    const bool recursive = request.u8() != 0;
+  void walk(std::uint32_t number, std::string_view path, bool recursive) override {
     if (!appliance_ || number >= found_.size()) throw CaptureError("there is no such file system");
-    walk_in_appliance(*appliance_, *contents_, parent_, found_[number], path, recursive, [this, &number] {
-      const ApplianceFileSystem& walked = found_[number];
-      for (;;) {
-        const wire::Message message = parent_.receive();
-        if (message.type == wire::Type::next) break;
-        answer(message);
-      }
+    const ApplianceFileSystem& walked = found_[number];
+    walk_in_appliance(*appliance_, *contents_, parent(), walked, path, recursive, [this, &walked] {
+      await_next();
       appliance_->mount(walked);
     });
-    parent_.send(wire::Writer(wire::Type::end).finish());
   }
 
-  void read_content(wire::Reader& request) {
-    const std::uint64_t offset = request.u64();
-    const std::uint32_t length = request.u32();
-    if (!contents_ || length > wire::max_read) throw CaptureError("there is no such content");
-    std::string bytes(length, '\0');
-    contents_->read(bytes, offset);
-    wire::Writer answer(wire::Type::blocks);
-    answer.bytes(bytes);
-    parent_.send(answer.finish());
+  void read(std::span<char> buffer, std::uint64_t offset) override {
+    if (!contents_) throw CaptureError("there is no such content");
+    contents_->read(buffer, offset);
   }
 
-  Parent& parent_;
   WritablePlaces places_;
   std::optional<Appliance> appliance_;
   std::optional<ApplianceContents> contents_;
@@ -131,22 +71,8 @@ class ApplianceService {
 
 int main() {
   using namespace stillpoint;
-  int type = 0;
-  socklen_t length = sizeof type;
-  if (::getsockopt(questions_fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) {
-    static constexpr std::string_view text = "stillpoint-appliance-worker is started by stillpoint itself\n";
-    return ::write(STDERR_FILENO, text.data(), text.size()) > 0 ? 2 : 3;
-  }
-  for (const int fd : {questions_fd, blocks_socket})
-    ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-  Parent parent(questions_fd);
-  try {
+  return run_asked_worker("stillpoint-appliance-worker", [](Parent& parent) {
     const WritablePlaces places = confine();
     ApplianceService(parent, places).serve();
-  } catch (const std::exception& error) {
-    wire::Writer message(wire::Type::failure);
-    message.string(std::string_view(error.what()).substr(0, wire::max_text));
-    parent.send(message.finish());
-  }
-  ::_exit(1);
+  });
 }
