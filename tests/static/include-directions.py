@@ -11,11 +11,14 @@ MAY_INCLUDE = {
     "common": {"common"},
     "agent": {"agent", "common"},
     "hooks": {"hooks", "common"},
+    "host/ceph": {"host/ceph", "common"},
     "host/guest": {"host/guest", "common"},
-    "host/capture": {"host/capture", "common"},
-    "host/repository": {"host/repository", "common"},
-    "host/restore": {"host/restore", "host/repository", "host/guest", "host/capture", "common"},
-    "host/commands": {"host/commands", "host/restore", "host/repository", "host/guest", "host/capture", "common"},
+    "host/capture": {"host/capture", "host/ceph", "common"},
+    "host/repository": {"host/repository", "host/ceph", "common"},
+    "host/restore": {"host/restore", "host/repository", "host/guest", "host/capture", "host/ceph", "common"},
+    "host/commands": {
+        "host/commands", "host/restore", "host/repository", "host/guest", "host/capture", "host/ceph", "common"
+    },
     "host": {"host/commands", "host/guest", "common"},
 }
 
@@ -35,7 +38,7 @@ ONLY_IN = {
     r"archive": r"host/restore/tar-writer",
     r"fuse": r"host/restore/fuse",
     r"pugixml": r"host/guest/",
-    r"rbd/|rados/": r"host/[a-z]+/rbd",
+    r"rbd/|rados/": r"host/ceph/module/",
 }
 
 

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/capture/rbd-instant.hh"
+
+#include "common/errors.hh"
+#include "common/log.hh"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+namespace stillpoint {
+namespace {
+
+constexpr const char* group_snapshot = "instant";
+
+bool can_be_rolled_back_to(const RbdSnapshot& snapshot) {
+  return snapshot.kind != RbdSnapshot::Kind::trash;
+}
+
+}  // namespace
+
+struct RbdInstant::Cluster {
+  CephAddress address;
+  std::shared_ptr<CephCluster> connection;
+  std::unique_ptr<RbdPool> group_pool{};  ///< where the group of its images is; null without one
+};
+
+struct RbdInstant::Disk {
+  RbdSource source;
+  Cluster& cluster;
+  std::unique_ptr<RbdPool> pool;
+  std::unique_ptr<RbdImage> image;  ///< for snapshots
+  RbdFacts facts;
+  std::optional<RbdDisk::Base> changes_since{};
+  bool in_our_group = false;
+  std::uint64_t instant = 0;  ///< id of the snapshot that is read
+  RbdBase next{};
+};
+
+/// Requests that are made at once, each in a thread. Whoever no longer waits finds them ended in the destructor, which
+/// the cluster's own limit bounds.
+class RbdInstant::Taking {
+ public:
+  explicit Taking(const std::vector<std::function<void()>>& requests) : left_(requests.size()) {
+    for (const auto& request : requests)
+      threads_.emplace_back([this, request] { run(request); });
+  }
+
+  /// False when it takes longer. Throws what a request threw.
+  bool wait(std::chrono::milliseconds limit) {
+    std::unique_lock lock(mutex_);
+    const auto over = [this] { return left_ == 0; };
+    if (limit == limit.max())
+      done_.wait(lock, over);
+    else if (!done_.wait_for(lock, limit, over))
+      return false;
+    if (failure_) std::rethrow_exception(failure_);
+    return true;
+  }
+
+ private:
+  void run(const std::function<void()>& request) noexcept {
+    std::exception_ptr failure;
+    try {
+      request();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    const std::lock_guard lock(mutex_);
+    if (failure && !failure_) failure_ = failure;
+    --left_;
+    done_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable done_;
+  std::size_t left_;
+  std::exception_ptr failure_;
+  std::vector<std::jthread> threads_;
+};
+
+RbdInstant::RbdInstant(const std::vector<RbdSource>& sources, const std::string& prefix, const std::string& domain,
+                       const std::string& id)
+    : prefix_(prefix), group_(prefix + domain + "." + id), snapshot_(prefix + id), domain_(domain) {
+  for (const RbdSource& source : sources) {
+    auto cluster = std::find_if(clusters_.begin(), clusters_.end(),
+                                [&](const auto& known) { return known->address == source.address; });
+    if (cluster == clusters_.end()) {
+      clusters_.push_back(std::make_unique<Cluster>(Cluster{source.address, connect_ceph(source.address)}));
+      cluster = std::prev(clusters_.end());
+    }
+    auto pool = (*cluster)->connection->rbd_pool(source.place.pool, source.place.name_space);
+    auto image = pool->open(source.place.image, RbdAccess::write);
+    RbdFacts facts = image->facts();
+    if (facts.migrating)
+      throw CaptureError(fmt::format("RBD image {} is being migrated", to_string(source.place)),
+                         "wait for rbd migration commit, or leave the disk out");
+    disks_.push_back(
+        std::make_unique<Disk>(Disk{source, **cluster, std::move(pool), std::move(image), std::move(facts)}));
+    check_base(*disks_.back());
+  }
+}
+
+RbdInstant::~RbdInstant() {
+  taking_.reset();
+  if (!kept_) undo();
+}
+
+/// Decides whether what changed since the base can be told, and by what.
+void RbdInstant::check_base(Disk& disk) const {
+  RbdSource& source = disk.source;
+  if (!source.base) return;
+  const RbdBase& base = *source.base;
+  const auto refuse = [&](std::string reason) {
+    source.full_reason = std::move(reason);
+    source.base.reset();
+  };
+  if (base.cluster != disk.cluster.connection->fsid()) return refuse("the image lies in another cluster than before");
+  if (base.image_id != disk.facts.id) return refuse("another image has the name now");
+  const std::vector<RbdSnapshot> snapshots = disk.image->snapshots();
+  const auto found = std::find_if(snapshots.begin(), snapshots.end(), [&](const RbdSnapshot& snapshot) {
+    return snapshot.id == base.snapshot_id && snapshot.name == base.snapshot &&
+           snapshot.kind == RbdSnapshot::Kind::user;
+  });
+  if (found == snapshots.end()) return refuse("the snapshot of the previous still point is gone");
+  if (disk.facts.layout.size != source.base_size || found->size != source.base_size)
+    return refuse("the image was resized");
+  const bool has_older = std::any_of(snapshots.begin(), found, can_be_rolled_back_to);
+  disk.changes_since = RbdDisk::Base{base.snapshot, disk.facts.fast_diff && !base.had_older && !has_older};
+}
+
+/// Images of one cluster that are in no group of the operator's get one of ours.
+void RbdInstant::make_groups() {
+  const std::string ours = prefix_ + domain_ + ".";
+  for (const auto& cluster : clusters_) {
+    std::vector<Disk*> members;
+    for (const auto& disk : disks_) {
+      if (&disk->cluster != cluster.get()) continue;
+      if (disk->facts.group.starts_with(ours)) {
+        // What a run that was killed has left; there is no other of this domain beside ours.
+        for (const auto& other : disks_)
+          if (&other->cluster == cluster.get()) other->pool->remove_group(disk->facts.group);
+        disk->facts = disk->image->facts();
+      }
+      if (disk->facts.group.empty()) members.push_back(disk.get());
+    }
+    if (members.size() < 2) continue;
+    const RbdPlace& first = members.front()->source.place;
+    cluster->group_pool = cluster->connection->rbd_pool(first.pool, first.name_space);
+    cluster->group_pool->create_group(group_);
+    for (Disk* member : members) {
+      cluster->group_pool->add_to_group(group_, *member->pool, member->source.place.image);
+      member->in_our_group = true;
+    }
+  }
+}
+
+void RbdInstant::take_bases() {
+  std::vector<std::function<void()>> requests;
+  for (const auto& disk : disks_)
+    if (disk->in_our_group) requests.push_back([&image = *disk->image, this] { image.create_snapshot(snapshot_); });
+  Taking(requests).wait(std::chrono::milliseconds::max());
+}
+
+void RbdInstant::prepare() {
+  make_groups();
+  take_bases();
+}
+
+void RbdInstant::take(std::chrono::milliseconds limit) {
+  std::vector<std::function<void()>> requests;
+  for (const auto& cluster : clusters_)
+    if (cluster->group_pool)
+      requests.push_back([&pool = *cluster->group_pool, this] { pool.snapshot_group(group_, group_snapshot); });
+  for (const auto& disk : disks_)
+    if (!disk->in_our_group) requests.push_back([&image = *disk->image, this] { image.create_snapshot(snapshot_); });
+  taking_ = std::make_unique<Taking>(requests);
+  if (!taking_->wait(limit))
+    throw CaptureError(fmt::format("the Ceph cluster did not take the RBD snapshots within {} s",
+                                   std::chrono::duration_cast<std::chrono::seconds>(limit).count()),
+                       "look at the cluster (ceph -s), then try again");
+  taking_.reset();
+}
+
+bool RbdInstant::is_atomic() const noexcept {
+  return disks_.size() <= 1 || (clusters_.size() == 1 && std::all_of(disks_.begin(), disks_.end(),
+                                                                     [](const auto& d) { return d->in_our_group; }));
+}
+
+void RbdInstant::settle() {
+  for (const auto& disk : disks_) {
+    RbdBase& next = disk->next;
+    next = {disk->cluster.connection->fsid(), disk->facts.id, snapshot_};
+    std::vector<RbdSnapshot> snapshots = disk->image->snapshots();
+    for (const RbdSnapshot& snapshot : snapshots) {
+      if (snapshot.kind == RbdSnapshot::Kind::user && snapshot.name == snapshot_) next.snapshot_id = snapshot.id;
+      if (snapshot.kind == RbdSnapshot::Kind::group && snapshot.group == group_) disk->instant = snapshot.id;
+    }
+    if (!disk->in_our_group) disk->instant = next.snapshot_id;
+    if (disk->instant == 0 || next.snapshot_id == 0)
+      throw CaptureError(
+          fmt::format("the snapshot of RBD image {} was removed just now", to_string(disk->source.place)), "try again");
+    // Those of our own are removed at the end.
+    next.had_older = std::any_of(snapshots.begin(), snapshots.end(), [&](const RbdSnapshot& snapshot) {
+      return snapshot.id < next.snapshot_id && can_be_rolled_back_to(snapshot) && !snapshot.name.starts_with(prefix_);
+    });
+  }
+}
+
+const RbdInstant::Disk& RbdInstant::disk(const std::string& target) const {
+  const auto found =
+      std::find_if(disks_.begin(), disks_.end(), [&](const auto& disk) { return disk->source.target == target; });
+  if (found == disks_.end()) throw std::logic_error("no RBD disk " + target);
+  return **found;
+}
+
+bool RbdInstant::has(const std::string& target) const noexcept {
+  return std::any_of(disks_.begin(), disks_.end(), [&](const auto& disk) { return disk->source.target == target; });
+}
+
+const std::string& RbdInstant::full_reason(const std::string& target) const {
+  return disk(target).source.full_reason;
+}
+
+RbdBase RbdInstant::next_base(const std::string& target) const {
+  return disk(target).next;
+}
+
+std::unique_ptr<QueuedReader> RbdInstant::open(const std::string& target) const {
+  const Disk& found = disk(target);
+  const RbdPlace& place = found.source.place;
+  const auto pool = found.cluster.connection->rbd_pool(place.pool, place.name_space);
+  return std::make_unique<RbdDisk>(pool->open(place.image, RbdAccess::read), found.instant, found.changes_since);
+}
+
+void RbdInstant::keep() {
+  kept_ = true;
+  for (const auto& cluster : clusters_)
+    if (cluster->group_pool) cluster->group_pool->remove_group(group_);
+  for (const auto& disk : disks_)
+    for (const RbdSnapshot& snapshot : disk->image->snapshots())
+      if (snapshot.kind == RbdSnapshot::Kind::user && snapshot.name.starts_with(prefix_) && snapshot.name != snapshot_)
+        disk->image->remove_snapshot(snapshot.name);
+}
+
+void RbdInstant::undo() noexcept {
+  const auto attempt = [](const auto& step) {
+    try {
+      step();
+    } catch (const std::exception& e) {
+      log_warning("something of a failed still point stays in the Ceph cluster until the next one: {}", e.what());
+    }
+  };
+  for (const auto& cluster : clusters_)
+    if (cluster->group_pool) attempt([&] { cluster->group_pool->remove_group(group_); });
+  for (const auto& disk : disks_)
+    attempt([&] { disk->image->remove_snapshot(snapshot_); });
+}
+
+}  // namespace stillpoint

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#pragma once
+
+#include "host/capture/rbd-disk.hh"
+#include "host/ceph/cluster.hh"
+#include "host/ceph/rbd.hh"
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace stillpoint {
+
+/// The RBD snapshot that a still point left on an image, for the next one to tell what changed.
+struct RbdBase {
+  std::string cluster;   ///< fsid
+  std::string image_id;  ///< of the image, not of its name
+  std::string snapshot;
+  std::uint64_t snapshot_id = 0;
+  /// Whether there were older snapshots when it was taken, that the image could be rolled back to behind it.
+  bool had_older = false;
+
+  bool operator==(const RbdBase&) const = default;
+};
+
+/// A disk of the still point that is to be.
+struct RbdSource {
+  std::string target;  ///< "vda"
+  CephAddress address;
+  RbdPlace place;
+  std::optional<RbdBase> base;  ///< of the previous still point, where its map is whole
+  std::uint64_t base_size = 0;  ///< bytes that the disk had then
+  std::string full_reason;      ///< why there is none
+};
+
+/// The RBD snapshots of one still point. Of a single image, one is taken at the instant and stays as the next one's
+/// base. Several images have one instant together only by a snapshot of a group, which cannot be a base: their bases
+/// are taken just before it. What was written between base and instant is read once more the next time, and nothing is
+/// missed. The scope removes what was made, unless keep() was called.
+class RbdInstant {
+ public:
+  /// Opens the images and decides what is read in full. `prefix` ("stillpoint.<repository>.") begins the names of all
+  /// that is made, `domain` tells it from other domains'. Throws NotFound, ConfigError, Unreachable, CephError,
+  /// CaptureError (an image that cannot be captured, and why).
+  RbdInstant(const std::vector<RbdSource>& sources, const std::string& prefix, const std::string& domain,
+             const std::string& id);
+  RbdInstant(const RbdInstant&) = delete;
+  RbdInstant& operator=(const RbdInstant&) = delete;
+  ~RbdInstant();
+
+  /// What can be made before the freeze window, and as late as possible before it.
+  void prepare();
+  /// The instant. Throws CaptureError when it takes longer than `limit`.
+  void take(std::chrono::milliseconds limit);
+  /// Learns what was taken: after the window, for nothing that can wait has a place in it. Throws CaptureError.
+  void settle();
+  /// Whether all its images have one instant even when nobody was frozen.
+  [[nodiscard]] bool is_atomic() const noexcept;
+
+  [[nodiscard]] bool has(const std::string& target) const noexcept;
+  /// Why it is read in full; empty when it is not.
+  [[nodiscard]] const std::string& full_reason(const std::string& target) const;
+  /// What the next still point starts from.
+  [[nodiscard]] RbdBase next_base(const std::string& target) const;
+  /// A reader of the disk as it was at the instant; may be called from several threads.
+  [[nodiscard]] std::unique_ptr<QueuedReader> open(const std::string& target) const;
+
+  /// After the manifest is committed: the new bases stay, and what earlier still points of this repository left on the
+  /// images goes.
+  void keep();
+
+ private:
+  struct Cluster;
+  struct Disk;
+  class Taking;
+
+  [[nodiscard]] const Disk& disk(const std::string& target) const;
+  void check_base(Disk& disk) const;
+  void make_groups();
+  void take_bases();
+  void undo() noexcept;
+
+  std::string prefix_;
+  std::string group_;  ///< the name of each group that is made
+  std::string snapshot_;
+  std::string domain_;
+  std::vector<std::unique_ptr<Cluster>> clusters_;
+  std::vector<std::unique_ptr<Disk>> disks_;
+  std::unique_ptr<Taking> taking_;
+  bool kept_ = false;
+};
+
+}  // namespace stillpoint

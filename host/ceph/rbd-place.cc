@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/errors.hh"
+#include "host/ceph/rbd.hh"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace stillpoint {
+
+std::string to_string(const RbdPlace& place) {
+  return place.name_space.empty() ? fmt::format("{}/{}", place.pool, place.image)
+                                  : fmt::format("{}/{}/{}", place.pool, place.name_space, place.image);
+}
+
+RbdPlace parse_rbd_place(const std::string& text) {
+  const auto slashes = std::count(text.begin(), text.end(), '/');
+  const std::size_t first = text.find('/');
+  const std::size_t last = text.rfind('/');
+  RbdPlace place;
+  if (slashes == 0)
+    place = {"rbd", "", text};
+  else if (slashes == 1)
+    place = {text.substr(0, first), "", text.substr(first + 1)};
+  else if (slashes == 2)
+    place = {text.substr(0, first), text.substr(first + 1, last - first - 1), text.substr(last + 1)};
+  // '@' would name a snapshot, ':' an option of QEMU's.
+  if (place.pool.empty() || place.image.empty() || (slashes == 2 && place.name_space.empty()) ||
+      text.find_first_of("@:") != std::string::npos)
+    throw UsageError(fmt::format("'{}' is no RBD image", text), "write POOL/IMAGE or POOL/NAMESPACE/IMAGE");
+  return place;
+}
+
+}  // namespace stillpoint

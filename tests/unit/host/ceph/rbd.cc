@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Run by tests/functional/ceph.py, on a cluster of its own (CEPH_CONF).
+#include "host/ceph/rbd.hh"
+
+#include "common/errors.hh"
+#include "host/ceph/cluster.hh"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <random>
+#include <thread>
+
+using namespace stillpoint;
+
+namespace {
+
+constexpr std::uint64_t mib = 1 << 20;
+
+std::unique_ptr<RbdPool> rbd_pool() {
+  return connect_ceph({})->rbd_pool("rbd", "");
+}
+
+void finish(RbdImage& image) {
+  while (image.in_flight() > 0)
+    static_cast<void>(image.next(std::chrono::seconds(10)));
+}
+
+void fill(RbdImage& image, std::uint64_t offset, std::size_t length, char with) {
+  const std::vector<std::byte> bytes(length, static_cast<std::byte>(with));
+  image.start_write(bytes, offset, 1);
+  finish(image);
+}
+
+std::vector<std::byte> contents(RbdImage& image) {
+  std::vector<std::byte> all(image.size());
+  constexpr std::size_t piece = 256 << 10;
+  for (std::size_t at = 0; at < all.size(); at += piece)
+    image.start_read(std::span(all).subspan(at, std::min(piece, all.size() - at)), at, at);
+  std::size_t told = 0;
+  while (image.in_flight() > 0)
+    if (image.next(std::chrono::seconds(10))) ++told;
+  CHECK(told == (all.size() + piece - 1) / piece);
+  return all;
+}
+
+std::uint64_t id_of(RbdImage& image, const std::string& name) {
+  for (const RbdSnapshot& snapshot : image.snapshots())
+    if (snapshot.name == name || snapshot.group_snapshot == name) return snapshot.id;
+  FAIL("no snapshot " << name);
+  return 0;
+}
+
+/// Whether what changed() tells is enough to make `later` of `earlier`.
+void check_changes(const std::vector<RbdChange>& changes, std::vector<std::byte> earlier,
+                   const std::vector<std::byte>& later) {
+  earlier.resize(later.size());
+  for (const RbdChange& change : changes) {
+    REQUIRE(change.offset + change.length <= later.size());
+    const auto from = later.begin() + static_cast<std::ptrdiff_t>(change.offset);
+    const auto to = earlier.begin() + static_cast<std::ptrdiff_t>(change.offset);
+    if (change.exists)
+      std::copy_n(from, change.length, to);
+    else
+      std::fill_n(to, change.length, std::byte{0});
+  }
+  CHECK(earlier == later);
+}
+
+}  // namespace
+
+TEST_CASE("places of images are read and written") {
+  CHECK(parse_rbd_place("a") == RbdPlace{"rbd", "", "a"});
+  CHECK(parse_rbd_place("p/a") == RbdPlace{"p", "", "a"});
+  CHECK(parse_rbd_place("p/n/a") == RbdPlace{"p", "n", "a"});
+  CHECK(to_string(RbdPlace{"p", "n", "a"}) == "p/n/a");
+  for (const char* bad : {"", "/", "p/", "/a", "p//a", "p/n/m/a", "p/a@s", "p/a:conf=/x"})
+    CHECK_THROWS_AS(static_cast<void>(parse_rbd_place(bad)), UsageError);
+}
+
+TEST_CASE("what is not there is said") {
+  const auto pool = rbd_pool();
+  CHECK_THROWS_AS(static_cast<void>(connect_ceph({})->rbd_pool("nowhere", "")), NotFound);
+  CHECK_THROWS_AS(static_cast<void>(pool->open("nothing", RbdAccess::read)), NotFound);
+  CHECK(!pool->has("nothing"));
+  CHECK_THROWS_AS(static_cast<void>(connect_ceph({.conf = "/nowhere/ceph.conf"})), ConfigError);
+  CHECK_THROWS_AS(
+      static_cast<void>(connect_ceph({.user = "nobody", .key = "AQA3C2RnAAAAABAAmSAvrYyTBMC7RA1kgWFzAA=="})),
+      ConfigError);
+  pool->remove("nothing");
+}
+
+TEST_CASE("an image is what was written, zeroed and resized, and its snapshots are what it was") {
+  const auto pool = rbd_pool();
+  pool->create("written", {.size = 32 * mib, .order = 20, .stripe_unit = 65536, .stripe_count = 4});
+  try {
+    pool->create("written", {.size = mib});
+    FAIL("an image was made twice");
+  } catch (const CephError& e) {
+    CHECK(e.code() == EEXIST);
+  }
+  const auto image = pool->open("written", RbdAccess::write);
+  const RbdFacts facts = image->facts();
+  CHECK(facts.layout.order == 20);
+  CHECK(facts.layout.stripe_unit == 65536);
+  CHECK(facts.layout.stripe_count == 4);
+  CHECK(facts.fast_diff);
+  CHECK(!facts.parent);
+  CHECK(facts.group.empty());
+  std::vector<std::byte> expected(32 * mib);
+  for (const auto& [offset, length, with] : {std::tuple(0UL, 3 * mib, 'a'), std::tuple(5 * mib + 17, 100UL, 'b')}) {
+    fill(*image, offset, length, with);
+    std::fill_n(expected.begin() + static_cast<std::ptrdiff_t>(offset), length, static_cast<std::byte>(with));
+  }
+  image->flush();
+  image->create_snapshot("one");
+  image->start_zero(mib, 2 * mib, 1);
+  finish(*image);
+  image->resize(16 * mib);
+  CHECK(image->size() == 16 * mib);
+  image->look_at(id_of(*image, "one"));
+  CHECK(image->size() == 32 * mib);
+  CHECK(contents(*image) == expected);
+  image->look_at(0);
+  std::fill_n(expected.begin() + mib, 2 * mib, std::byte{0});
+  expected.resize(16 * mib);
+  CHECK(contents(*image) == expected);
+  CHECK_THROWS_AS(image->look_at(4711), NotFound);
+  CHECK_THROWS_AS(static_cast<void>(image->changed("nosuch", 0, mib, false)), NotFound);
+
+  image->set_metadata("a", "1");
+  for (int i = 0; i < 150; ++i)
+    image->set_metadata("key" + std::to_string(i), std::string(1000, 'x'));
+  CHECK(image->metadata().size() == 151);
+  image->remove_metadata("a");
+  image->remove_metadata("a");
+  CHECK(image->metadata().size() == 150);
+  image->remove_snapshot("one");
+  image->remove_snapshot("one");
+  CHECK(image->snapshots().empty());
+}
+
+TEST_CASE("what changed is told, after discards too, and of clones") {
+  std::mt19937_64 random(static_cast<std::uint64_t>(::getpid()));
+  const auto pool = rbd_pool();
+  pool->create("parent", {.size = 16 * mib, .order = 20});
+  {
+    const auto parent = pool->open("parent", RbdAccess::write);
+    for (int i = 0; i < 6; ++i)
+      fill(*parent, random() % (15 * mib), 65536, 'p');
+    parent->create_snapshot("base");
+  }
+  for (const bool is_clone : {false, true}) {
+    const std::string name = is_clone ? "clone" : "plain";
+    if (is_clone)
+      pool->clone("parent", "base", *pool, name);
+    else
+      pool->create(name, {.size = 16 * mib, .order = 20});
+    const auto image = pool->open(name, RbdAccess::write);
+    CHECK(image->facts().parent.has_value() == is_clone);
+    std::vector<std::pair<std::string, std::vector<std::byte>>> taken;
+    for (int round = 0; round < 8; ++round) {
+      for (int i = 0; i < 5; ++i) {
+        const std::uint64_t offset = random() % (14 * mib) / 4096 * 4096;
+        if (random() % 3 == 0)
+          image->start_zero(offset, (1 + random() % 300) * 4096, 1);
+        else
+          fill(*image, offset, (1 + random() % 30) * 4096, static_cast<char>('a' + round));
+        finish(*image);
+      }
+      const std::string snapshot = "s" + std::to_string(round);
+      image->create_snapshot(snapshot);
+      image->look_at(id_of(*image, snapshot));
+      const std::vector<std::byte> now = contents(*image);
+      check_changes(image->changed("", 0, image->size(), false), std::vector<std::byte>(now.size()), now);
+      check_changes(image->changed("", 0, image->size(), true), std::vector<std::byte>(now.size()), now);
+      for (const auto& [earlier, was] : taken) {
+        check_changes(image->changed(earlier, 0, image->size(), false), was, now);
+        check_changes(image->changed(earlier, 0, image->size(), true), was, now);
+      }
+      taken.emplace_back(snapshot, now);
+      image->look_at(0);
+    }
+  }
+}
+
+TEST_CASE("several images have one snapshot, which is read by its group") {
+  const auto pool = rbd_pool();
+  for (const char* name : {"g1", "g2"}) {
+    pool->create(name, {.size = 8 * mib});
+    fill(*pool->open(name, RbdAccess::write), 0, 4096, 'x');
+  }
+  pool->create_group("group");
+  pool->add_to_group("group", *pool, "g1");
+  pool->add_to_group("group", *pool, "g2");
+  CHECK(pool->groups() == std::vector<std::string>{"group"});
+  pool->snapshot_group("group", "instant");
+  const auto image = pool->open("g1", RbdAccess::write);
+  CHECK(image->facts().group == "group");
+  image->create_snapshot("later");
+  fill(*image, 0, 4096, 'y');
+  image->look_at(id_of(*image, "instant"));
+  CHECK(contents(*image)[0] == std::byte{'x'});
+  const auto snapshots = image->snapshots();
+  REQUIRE(snapshots.size() == 2);
+  CHECK(snapshots[0].kind == RbdSnapshot::Kind::group);
+  CHECK(snapshots[0].group == "group");
+  CHECK(snapshots[1].kind == RbdSnapshot::Kind::user);
+  image->look_at(0);
+  pool->remove_group("group");
+  pool->remove_group("group");
+  CHECK(pool->groups().empty());
+  CHECK(pool->open("g1", RbdAccess::read)->facts().group.empty());
+}
+
+TEST_CASE("whoever watches an image is asked before a snapshot, and can refuse it") {
+  const auto pool = rbd_pool();
+  pool->create("watched", {.size = 8 * mib});
+  const auto watched = pool->open("watched", RbdAccess::write);
+  const auto other = rbd_pool()->open("watched", RbdAccess::write);
+  std::atomic<int> quiesced = 0;
+  std::atomic<int> released = 0;
+  std::atomic<int> error = 0;
+  std::vector<std::jthread> answers;
+  std::unique_ptr<QuiesceWatch> watch;
+  watch = watched->watch({.quiesce =
+                              [&] {
+                                ++quiesced;
+                                answers.emplace_back([&] { watch->answer(error); });
+                              },
+                          .unquiesce = [&] { ++released; }});
+  other->create_snapshot("asked", true);
+  CHECK(quiesced == 1);
+  CHECK(released == 1);
+  other->create_snapshot("not asked");
+  CHECK(quiesced == 1);
+  error = EBUSY;
+  CHECK_THROWS_AS(other->create_snapshot("refused", true), CephError);
+  CHECK(quiesced == 2);
+  watch.reset();
+  other->create_snapshot("nobody there", true);
+  CHECK(quiesced == 2);
+}
