@@ -173,7 +173,7 @@ void RbdInstant::prepare() {
   take_bases();
 }
 
-void RbdInstant::take(std::chrono::milliseconds limit) {
+void RbdInstant::start() {
   std::vector<std::function<void()>> requests;
   for (const auto& cluster : clusters_)
     if (cluster->group_pool)
@@ -181,6 +181,9 @@ void RbdInstant::take(std::chrono::milliseconds limit) {
   for (const auto& disk : disks_)
     if (!disk->in_our_group) requests.push_back([&image = *disk->image, this] { image.create_snapshot(snapshot_); });
   taking_ = std::make_unique<Taking>(requests);
+}
+
+void RbdInstant::wait(std::chrono::milliseconds limit) {
   if (!taking_->wait(limit))
     throw CaptureError(fmt::format("the Ceph cluster did not take the RBD snapshots within {} s",
                                    std::chrono::duration_cast<std::chrono::seconds>(limit).count()),

@@ -14,18 +14,6 @@
 
 namespace stillpoint {
 
-/// The RBD snapshot that a still point left on an image, for the next one to tell what changed.
-struct RbdBase {
-  std::string cluster;   ///< fsid
-  std::string image_id;  ///< of the image, not of its name
-  std::string snapshot;
-  std::uint64_t snapshot_id = 0;
-  /// Whether there were older snapshots when it was taken, that the image could be rolled back to behind it.
-  bool had_older = false;
-
-  bool operator==(const RbdBase&) const = default;
-};
-
 /// A disk of the still point that is to be.
 struct RbdSource {
   std::string target;  ///< "vda"
@@ -53,8 +41,10 @@ class RbdInstant {
 
   /// What can be made before the freeze window, and as late as possible before it.
   void prepare();
-  /// The instant. Throws CaptureError when it takes longer than `limit`.
-  void take(std::chrono::milliseconds limit);
+  /// The instant: begins to take the snapshots.
+  void start();
+  /// Throws CaptureError when they are not there within `limit`.
+  void wait(std::chrono::milliseconds limit);
   /// Learns what was taken: after the window, for nothing that can wait has a place in it. Throws CaptureError.
   void settle();
   /// Whether all its images have one instant even when nobody was frozen.

@@ -47,6 +47,18 @@ struct RbdSnapshot {
   std::string group_snapshot{};  ///< and the name of its snapshot
 };
 
+/// The RBD snapshot that a still point left on an image, for the next one to tell what changed.
+struct RbdBase {
+  std::string cluster;   ///< fsid
+  std::string image_id;  ///< of the image, not of its name
+  std::string snapshot;
+  std::uint64_t snapshot_id = 0;
+  /// Whether there were older snapshots when it was taken, that the image could be rolled back to behind it.
+  bool had_older = false;
+
+  bool operator==(const RbdBase&) const = default;
+};
+
 /// What an image is.
 struct RbdFacts {
   std::string id{};  ///< the image's own, another for each image that ever had the name

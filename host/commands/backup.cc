@@ -11,6 +11,7 @@
 #include "host/commands/capture-levels.hh"
 #include "host/commands/capture-state.hh"
 #include "host/commands/capture-trees.hh"
+#include "host/commands/disk-instant.hh"
 #include "host/commands/grade.hh"
 #include "host/commands/progress.hh"
 #include "host/commands/report-copy.hh"
@@ -92,24 +93,14 @@ std::vector<DomainDisk> choose_disks(Run& run, const Domain& domain) {
     else
       run.manifest.warnings.push_back(fmt::format("disk {} is left out as asked", disk.target));
   }
+  for (const DomainDisk& disk : chosen)
+    if (disk.rbd && disk.rbd->encrypted)
+      run.manifest.warnings.push_back(fmt::format(
+          "disk {} is encrypted: it is captured as it lies in the image, and no files are read", disk.target));
   for (const SkippedDisk& skipped : domain.skipped_disks())
     run.manifest.warnings.push_back(fmt::format("disk {} is left out: {}", skipped.target, skipped.reason));
   if (chosen.empty()) throw NotFound(fmt::format("domain {} has no disk to capture", domain.name()));
   return chosen;
-}
-
-const DiskRecord* record_of(const std::optional<Manifest>& manifest, const std::string& target) {
-  if (!manifest) return nullptr;
-  const auto it = std::find_if(manifest->disks.begin(), manifest->disks.end(),
-                               [&](const DiskRecord& d) { return d.target == target; });
-  return it == manifest->disks.end() ? nullptr : &*it;
-}
-
-/// The guest's disks are plugged and unplugged while we look.
-void check_same_disks(const Domain& domain, const std::vector<DomainDisk>& disks, const BackupPlan& plan) {
-  const bool same = std::equal(disks.begin(), disks.end(), plan.disks.begin(), plan.disks.end(),
-                               [](const DomainDisk& a, const BackupDisk& b) { return a.target == b.target; });
-  if (!same) throw CaptureError(fmt::format("the disks of {} were changed just now", domain.name()), "try again");
 }
 
 std::unique_ptr<AgentClient> meet_agent(Run& run, const Domain& domain) {
@@ -187,13 +178,13 @@ Grade required_grade(Run& run) {
 }
 
 /// The instant: all disks at once while the guest stands still, and not a moment longer.
-void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required) {
+void take_instant(Run& run, const Domain& domain, DiskInstant& disks, Grade required) {
   WindowRecord& window = run.manifest.window;
-  const auto begin_job = [&] {
+  const auto take_disks = [&] {
     pause_for_test("begin-job");
     run.manifest.instant = wall_now();
-    job.begin();
-    window.disk_snapshots = job.start_took();
+    disks.take();
+    window.disk_snapshots = disks.took();
   };
   std::unique_ptr<FrozenGuest> frozen;
   const auto freeze = [&] { frozen = std::make_unique<FrozenGuest>(domain, run.request.max_freeze); };
@@ -203,9 +194,9 @@ void take_instant(Run& run, const Domain& domain, BackupJob& job, Grade required
     freeze();
   else
     run.evidence.freeze_fault = fault_in(freeze);
-  if (!frozen) return begin_job();
+  if (!frozen) return take_disks();
   run.evidence.status_fault = frozen->why_not_frozen();
-  begin_job();
+  take_disks();
   if (run.evidence.status_fault.empty()) run.evidence.status_fault = frozen->why_not_frozen();
   pause_for_test("thaw");
   frozen->thaw();
@@ -300,22 +291,24 @@ void capture_and_commit(Run& run, const std::vector<DiskSource>& sources, const 
   if (trees) trees->keep();
 }
 
-/// The disks as the job shows them; those that are read incrementally on top of the parent's.
-std::vector<DiskSource> sources_of(const Run& run, const std::vector<DomainDisk>& disks, BackupJob& job) {
-  std::vector<DiskSource> sources;
-  for (const DomainDisk& disk : disks) {
-    const auto planned = std::find_if(job.plan().disks.begin(), job.plan().disks.end(),
-                                      [&](const BackupDisk& d) { return d.target == disk.target; });
-    const DiskRecord* earlier = record_of(run.parent, disk.target);
-    DiskSource source{disk.target, disk.source, disk.format, planned->full_reason, std::nullopt, {}};
-    if (planned->full_reason.empty() && earlier != nullptr) source.base = earlier->map;
-    source.open = [&job, target = disk.target, incremental = planned->full_reason.empty()] {
-      const BackupJob::Export from = job.export_of(target);
-      return std::make_unique<NbdDisk>(from.socket, from.name, incremental ? from.dirty_bitmap : std::string());
-    };
-    sources.push_back(std::move(source));
+void note_parent(Run& run, const std::vector<DiskSource>& sources) {
+  if (std::any_of(sources.begin(), sources.end(), [](const DiskSource& s) { return s.base.has_value(); }))
+    run.manifest.parent = run.parent->id;
+}
+
+/// The still point is safe from here on: what fails now costs the next backup time, not this one its success.
+void keep_bases(const Run& run, DiskInstant& disks) {
+  try {
+    disks.keep();
+  } catch (const Error& e) {
+    log_warning("the next backup of {} will read disks in full: {}", run.manifest.domain, e.what());
   }
-  return sources;
+}
+
+/// Nothing held the guest's writers, and the disks were taken one after the other.
+void warn_of_several_instants(Run& run, const DiskInstant& disks) {
+  if (run.evidence.frozen == 0 && !disks.is_atomic())
+    run.manifest.warnings.push_back("the guest was not frozen, and its disks were captured some milliseconds apart");
 }
 
 void back_up_running(Run& run, const Domain& domain) {
@@ -323,67 +316,42 @@ void back_up_running(Run& run, const Domain& domain) {
   require_no_job(domain);  // before its agent is disturbed
   if (!wait_for_earlier_guards(domain, Deadline(guard_limit)))
     log_warning("a process of an earlier backup still tries to thaw {}", domain.name());
-  const std::vector<DomainDisk> disks = choose_disks(run, domain);
-  BackupJob job(domain, disks, run.request.scratch);
+  DiskInstant disks({domain, choose_disks(run, domain), run.repository, run.parent ? &*run.parent : nullptr,
+                     run.request.full, manifest.id, true, run.request.scratch});
   auto agent = meet_agent(run, domain);
-
-  const std::string prefix = fmt::format("stillpoint.{}.", run.repository.id().substr(0, 8));
-  const std::string base = run.parent && !run.request.full ? run.parent->checkpoint : std::string();
-  std::vector<std::string> known;
-  std::vector<std::string> damaged;  ///< read in full, so that what was lost of them is stored again
-  for (const DomainDisk& disk : disks) {
-    // Of the same target, but not of another image there: its bitmap may have the same name.
-    const DiskRecord* earlier = record_of(run.parent, disk.target);
-    if (earlier == nullptr || earlier->source != disk.source) continue;
-    if (run.repository.is_whole(earlier->map))
-      known.push_back(disk.target);
-    else
-      damaged.push_back(disk.target);
-  }
-  BackupPlan plan = plan_backup(domain, prefix + manifest.id, base, known);
-  for (BackupDisk& disk : plan.disks)
-    if (std::ranges::count(damaged, disk.target) != 0)
-      disk.full_reason = "some of what the previous still point holds of it is damaged";
-  std::erase_if(plan.disks, [&](const BackupDisk& d) { return !wanted(run.request, d.target); });
-  if (std::none_of(plan.disks.begin(), plan.disks.end(), [](const BackupDisk& d) { return d.checkpoint; }))
-    plan.checkpoint.clear();
-  check_same_disks(domain, disks, plan);
+  disks.plan();
   const std::vector<GuestFileSystem> mounted =
       run.evidence.guest_agent_fault.empty() ? domain.guest_file_systems() : std::vector<GuestFileSystem>();
 
-  // Before the agent is asked: what it has prepared, and the disks that it has synced, are soon out of date.
-  job.prepare(std::move(plan));
+  // Scratch files are made before the agent is asked: what it has prepared, and the disks that it has synced, are soon
+  // out of date.
   pause_for_test("prepare");
   prepare(run, agent);
   const Grade required = required_grade(run);
   check_stop(run);
 
   Repository::Locks clusters = hold_clusters(run);
+  disks.prepare();
   pause_for_test("freeze");
-  take_instant(run, domain, job, required);
+  take_instant(run, domain, disks, required);
   // Some milliseconds later, for nothing that can hang has a place in the window.
   run.state = read_state(run.places, true);
   pause_for_test("report");
-  job.check();  // of a guest that was shut off meanwhile a grade would tell nothing
-  const std::vector<DiskSource> sources = sources_of(run, disks, job);
+  disks.check();  // of a guest that was shut off meanwhile a grade would tell nothing
+  disks.settle();
+  warn_of_several_instants(run, disks);
+  const std::vector<DiskSource> sources = disks.sources();
   fetch_report(run, agent.get());
   clusters.clear();
   look_for_report(run, sources, mounted);
   grade(run, required);
 
   pause_for_test("read");
-  manifest.checkpoint = job.plan().checkpoint;
-  if (std::any_of(sources.begin(), sources.end(), [](const DiskSource& s) { return s.base.has_value(); }))
-    manifest.parent = run.parent->id;
-  capture_and_commit(run, sources, mounted, agent.get(), [&] { job.check(); });
-
-  // The still point is safe from here on: what fails now costs the next backup time, not this one its success.
+  manifest.checkpoint = disks.checkpoint();
+  note_parent(run, sources);
+  capture_and_commit(run, sources, mounted, agent.get(), [&] { disks.check(); });
   pause_for_test("end-job");
-  try {
-    job.keep_checkpoint(run.parent ? run.parent->checkpoint : std::string());
-  } catch (const Error& e) {
-    log_warning("the next backup of {} will read disks in full: {}", domain.name(), e.what());
-  }
+  keep_bases(run, disks);
 }
 
 /// Throws CaptureError when one of these files has been written to since.
@@ -418,34 +386,70 @@ std::unique_ptr<QueuedReader> open_image(const DiskImage& image) {
   return std::make_unique<NbdDisk>(NbdDisk::image(image.path, image.format));
 }
 
-void back_up_images(Run& run, const std::vector<DiskImage>& images, const std::string& full_reason,
-                    const std::function<void()>& check_source) {
-  const WriteWatch watch(images);
-  run.manifest.instant = wall_now();
-  run.state = read_state(run.places, false);
-  run.evidence.at_rest = full_reason;
-  const Grade required = required_grade(run);
-  grade(run, required);
+std::vector<DiskSource> sources_of(const std::vector<DiskImage>& images, const std::string& full_reason) {
   std::vector<DiskSource> sources;
   for (const DiskImage& image : images)
     sources.push_back({image.target, image.path.native(), image.format, full_reason, std::nullopt,
                        [image] { return open_image(image); }});
-  capture_and_commit(run, sources, {}, nullptr, [&] {
-    check_source();
-    watch.check();
-  });
+  return sources;
+}
+
+/// Of disks that nobody writes to the grade is known before they are read.
+void grade_at_rest(Run& run, const std::string& why) {
+  run.manifest.instant = wall_now();
+  run.state = read_state(run.places, false);
+  run.evidence.at_rest = why;
+  grade(run, required_grade(run));
+}
+
+void back_up_images(Run& run, const std::vector<DiskImage>& images) {
+  const std::string why = "an image without a guest";
+  const WriteWatch watch(images);
+  grade_at_rest(run, why);
+  capture_and_commit(run, sources_of(images, why), {}, nullptr, [&] { watch.check(); });
 }
 
 void back_up_shut_off(Run& run, const Domain& domain) {
+  const std::string why = "the domain is shut off";
+  const std::vector<DomainDisk> chosen = choose_disks(run, domain);
   std::vector<DiskImage> images;
-  for (const DomainDisk& disk : choose_disks(run, domain))
-    images.push_back({disk.target, disk.source, disk.format});
-  // Without a checkpoint: that of the parent would belong to an older map, and to a copy of the image that somebody may
-  // put back.
-  back_up_images(run, images, "the domain is shut off", [&] {
+  for (const DomainDisk& disk : chosen)
+    if (!disk.rbd) images.push_back({disk.target, disk.source, disk.format});
+  const WriteWatch watch(images);
+  DiskInstant disks({domain,
+                     chosen,
+                     run.repository,
+                     run.parent ? &*run.parent : nullptr,
+                     run.request.full,
+                     run.manifest.id,
+                     false,
+                     {}});
+  const auto check_shut_off = [&] {
     if (domain.running())
       throw CaptureError(fmt::format("{} was started while its disks were read", domain.name()), "try again");
+  };
+  disks.plan();
+  disks.prepare();
+  grade_at_rest(run, why);
+  disks.take();
+  check_shut_off();
+  disks.settle();
+  std::vector<DiskSource> sources = disks.sources();
+  // Without a checkpoint: that of the parent would belong to an older map, and to a copy of the image that somebody may
+  // put back.
+  for (DiskSource& source : sources_of(images, why))
+    sources.push_back(std::move(source));
+  const auto place_of = [&](const DiskSource& source) {
+    return std::ranges::find(chosen, source.target, &DomainDisk::target) - chosen.begin();
+  };
+  std::ranges::sort(sources, {}, place_of);
+  note_parent(run, sources);
+  capture_and_commit(run, sources, {}, nullptr, [&] {
+    // What lies in a snapshot stays as it was.
+    if (!images.empty()) check_shut_off();
+    watch.check();
   });
+  keep_bases(run, disks);
 }
 
 }  // namespace
@@ -459,7 +463,7 @@ Manifest take_still_point(const BackupRequest& request, Repository& repository, 
   if (!request.images.empty()) {
     static_cast<void>(repository.free_name(request.domain, wall_now()));  // refuses a bad name before the work
     run.parent = latest(repository, request.domain);
-    back_up_images(run, request.images, "an image without a guest", [] {});
+    back_up_images(run, request.images);
     return run.manifest;
   }
   Connection libvirt(request.uri);

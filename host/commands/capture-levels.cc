@@ -39,6 +39,7 @@ DiskRecord capture_one_disk(Repository& repository, const DiskSource& source, Ca
   record.read = read.read;
   record.changed = read.changed;
   record.stored = writer->counts().stored;
+  record.rbd = source.rbd;
   return record;
 }
 

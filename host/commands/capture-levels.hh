@@ -31,6 +31,7 @@ struct DiskSource {
   std::optional<DiskMap> base;
   /// A new reader each time; called from several threads.
   std::function<std::unique_ptr<QueuedReader>()> open;
+  std::optional<RbdBase> rbd{};  ///< what the next still point starts from
 };
 
 /// The levels of one still point, captured in parallel. Each call starts threads in `tasks` that fill in records of the

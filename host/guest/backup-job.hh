@@ -30,10 +30,10 @@ struct BackupPlan {
   std::vector<BackupDisk> disks;
 };
 
-/// Decides disk by disk. `base` is the checkpoint of the previous still point in the same repository (empty when there
-/// is none); a disk whose bitmap is lost, broken or was never there is read in full, and only that one. `known` are the
-/// targets that the previous still point has a map of. Call it before the freeze window. Throws Locked when another job
-/// runs, CaptureError.
+/// Decides disk by disk, but for Ceph RBD disks, which no job is for. `base` is the checkpoint of the previous still
+/// point in the same repository (empty when there is none); a disk whose bitmap is lost, broken or was never there is
+/// read in full, and only that one. `known` are the targets that the previous still point has a map of. Call it before
+/// the freeze window. Throws Locked when another job runs, CaptureError.
 [[nodiscard]] BackupPlan plan_backup(const Domain& domain, const std::string& new_checkpoint, const std::string& base,
                                      const std::vector<std::string>& known);
 

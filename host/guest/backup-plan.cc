@@ -42,6 +42,7 @@ BackupPlan plan_backup(const Domain& domain, const std::string& new_checkpoint, 
                        const std::vector<std::string>& known) {
   if (domain.running()) require_no_job(domain);
   PlanFacts facts{domain.disks(), new_checkpoint, base, known, std::nullopt};
+  std::erase_if(facts.disks, [](const DomainDisk& disk) { return disk.rbd.has_value(); });
   if (!base.empty()) facts.base_disks = checkpoint_disks(domain, base);
   return decide(facts);
 }

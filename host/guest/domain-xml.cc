@@ -46,6 +46,49 @@ std::string source_of(const pugi::xml_node& disk, std::string_view type) {
   return {};
 }
 
+bool is_rbd(const pugi::xml_node& disk) {
+  return std::string_view(disk.attribute("type").value()) == "network" &&
+         std::string_view(disk.child("source").attribute("protocol").value()) == "rbd";
+}
+
+/// "10.0.0.1:6789,[fd00::1]:6789"; hosts without a port are left for Ceph to complete.
+std::string monitors_of(const pugi::xml_node& source) {
+  std::string monitors;
+  for (const pugi::xml_node& host : source.children("host")) {
+    const std::string name = host.attribute("name").value();
+    const std::string port = host.attribute("port").value();
+    if (name.empty()) continue;
+    if (!monitors.empty()) monitors += ',';
+    const bool is_v6 = name.find(':') != std::string::npos && !name.starts_with('[');
+    monitors += is_v6 ? fmt::format("[{}]", name) : name;
+    if (!port.empty()) monitors += ':' + port;
+  }
+  return monitors;
+}
+
+/// The image's own bytes are wanted: another format than raw on it is QEMU's to read.
+std::optional<DomainRbd> rbd_of(const pugi::xml_node& disk, const std::string& format) {
+  if (!is_rbd(disk) || format != "raw") return std::nullopt;
+  const pugi::xml_node source = disk.child("source");
+  const std::string name = source.attribute("name").value();
+  const std::size_t first = name.find('/');
+  const std::size_t last = name.rfind('/');
+  if (first == std::string::npos || first == 0 || last + 1 == name.size()) return std::nullopt;
+  DomainRbd rbd;
+  rbd.pool = name.substr(0, first);
+  if (last != first) rbd.name_space = name.substr(first + 1, last - first - 1);
+  rbd.image = name.substr(last + 1);
+  rbd.conf = source.child("config").attribute("file").value();
+  rbd.monitors = monitors_of(source);
+  // Below the disk in definitions of old, below the source in all that libvirt writes now.
+  const pugi::xml_node auth = source.child("auth") ? source.child("auth") : disk.child("auth");
+  rbd.user = auth.attribute("username").value();
+  const pugi::xml_node secret = auth.child("secret");
+  rbd.secret = secret.attribute("uuid") ? secret.attribute("uuid").value() : secret.attribute("usage").value();
+  rbd.encrypted = source.child("encryption") || disk.child("encryption");
+  return rbd;
+}
+
 /// Why a still point leaves this disk out; empty when it does not.
 std::string reason_to_skip(const pugi::xml_node& disk, const std::string& source, const std::string& format,
                            bool running) {
@@ -58,13 +101,14 @@ std::string reason_to_skip(const pugi::xml_node& disk, const std::string& source
   if (disk.child("readonly")) return "read-only";
   if (disk.child("transient")) return "transient: its changes are thrown away when the domain stops";
   if (disk.child("shareable")) return "shared with other domains, whose writes cannot be tracked";
-  if (type == "network" && std::string_view(disk.child("source").attribute("protocol").value()) == "rbd")
-    return "a Ceph RBD disk: this version does not read these";
+  if (is_rbd(disk) && disk.child("source").child("snapshot"))
+    return "a snapshot of a Ceph RBD image, which never changes";
   if (type != "file" && type != "block" && type != "network" && type != "volume")
     return fmt::format("its source is of type {}, which QEMU cannot back up", type);
   if (source.empty()) return "it has no source";
   if (!is_plain(format, 16)) return "its format has an unusual name";
-  if (!running && type != "file" && type != "block") return "its source can be read only while the domain runs";
+  if (!running && type != "file" && type != "block" && !(is_rbd(disk) && format == "raw"))
+    return "its source can be read only while the domain runs";
   return {};
 }
 
@@ -76,6 +120,7 @@ void add_disk(DomainDefinition& definition, const pugi::xml_node& node, bool run
   disk.format = node.child("driver").attribute("type").as_string("raw");
   disk.serial = node.child("serial").text().as_string();
   disk.dirty_bitmap = disk.format == "qcow2";
+  disk.rbd = rbd_of(node, disk.format);
   std::string reason = reason_to_skip(node, disk.source, disk.format, running);
   if (reason.empty())
     definition.disks.push_back(std::move(disk));

@@ -10,6 +10,7 @@
 #include "host/guest/virt-error.hh"
 
 #include <fmt/format.h>
+#include <glib.h>
 #include <libvirt/libvirt.h>
 
 #include <cstdlib>
@@ -19,6 +20,7 @@ namespace stillpoint {
 namespace {
 
 using MallocPtr = CPtr<char, std::free>;
+using SecretPtr = CPtr<virSecret, virSecretFree>;
 
 std::string live_or_defined_xml(virDomainPtr domain, const std::string& name) {
   const MallocPtr text(virDomainGetXMLDesc(domain, 0));
@@ -56,6 +58,7 @@ std::vector<DomainDisk> Domain::disks() const {
   const std::shared_ptr<virDomain> domain = state_->reach();
   std::vector<DomainDisk> disks = parse_domain_xml(live_or_defined_xml(domain.get(), name()), running()).disks;
   for (DomainDisk& disk : disks) {
+    if (disk.rbd) continue;  // libvirt asks QEMU alone, and the image knows it better
     virDomainBlockInfo info{};
     if (virDomainGetBlockInfo(domain.get(), disk.target.c_str(), &info, 0) < 0)
       throw_virt<CaptureError>(fmt::format("cannot read the size of disk {} of {}", disk.target, name()));
@@ -66,6 +69,24 @@ std::vector<DomainDisk> Domain::disks() const {
 
 std::vector<SkippedDisk> Domain::skipped_disks() const {
   return parse_domain_xml(xml(), running()).skipped;
+}
+
+std::string Domain::ceph_key(const DomainRbd& rbd) const {
+  if (rbd.secret.empty()) return {};
+  const std::shared_ptr<virConnect> connection = state_->session->connection();
+  SecretPtr secret(virSecretLookupByUUIDString(connection.get(), rbd.secret.c_str()));
+  if (!secret) secret.reset(virSecretLookupByUsage(connection.get(), VIR_SECRET_USAGE_TYPE_CEPH, rbd.secret.c_str()));
+  const std::string what = fmt::format("cannot read the Ceph key of disk {}/{} of {}", rbd.pool, rbd.image, name());
+  if (!secret) throw_virt<ConfigError>(what);
+  std::size_t size = 0;
+  const CPtr<unsigned char, std::free> value(virSecretGetValue(secret.get(), &size, 0));
+  if (!value) {
+    const VirtFault fault = last_virt_fault();
+    throw ConfigError(virt_message(what, fault),
+                      "its secret must not be private, and have a value (virsh secret-set-value)");
+  }
+  const CPtr<char, g_free> text(g_base64_encode(value.get(), size));
+  return text.get();
 }
 
 std::string Domain::guest_agent_fault() const {

@@ -4,10 +4,25 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace stillpoint {
+
+/// Where libvirt says that a Ceph RBD disk lies, and as whom it is reached.
+struct DomainRbd {
+  std::string pool;
+  std::string name_space;  ///< may be empty
+  std::string image;
+  std::string conf;      ///< a ceph.conf; may be empty
+  std::string monitors;  ///< "host:port,host:port"; may be empty
+  std::string user;      ///< "cinder" for client.cinder; may be empty
+  std::string secret;    ///< the UUID or usage of libvirt's secret that has its key; may be empty
+  bool encrypted = false;
+
+  bool operator==(const DomainRbd&) const = default;
+};
 
 /// A disk of a domain that a still point covers: type disk, not read-only, not a CD-ROM or a floppy.
 struct DomainDisk {
@@ -15,8 +30,9 @@ struct DomainDisk {
   std::string source;        ///< file or device path, or the network source in words
   std::string format;        ///< "qcow2", "raw"
   std::string serial;        ///< as the guest sees it; may be empty
-  std::uint64_t size = 0;    ///< bytes, as the guest sees it
+  std::uint64_t size = 0;    ///< bytes, as the guest sees it; 0 for Ceph RBD
   bool dirty_bitmap = true;  ///< whether a checkpoint is possible (qcow2)
+  std::optional<DomainRbd> rbd{};
 };
 
 /// A disk of the domain that a still point leaves out, and why.
@@ -48,6 +64,9 @@ class Domain {
   [[nodiscard]] std::string xml() const;
   [[nodiscard]] std::vector<DomainDisk> disks() const;
   [[nodiscard]] std::vector<SkippedDisk> skipped_disks() const;
+  /// The cephx key for it, base64, of libvirt's secret; empty when it names none. Throws ConfigError when libvirt has
+  /// no such secret, or no value of it for us.
+  [[nodiscard]] std::string ceph_key(const DomainRbd& rbd) const;
 
   /// Whether qemu-ga answers within a short limit; empty when it does, else why not.
   [[nodiscard]] std::string guest_agent_fault() const;

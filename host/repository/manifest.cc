@@ -38,16 +38,31 @@ Map parse_map(const Json& json) {
   return {parse_chunk_id(json_string(map, "root", 64)), json_uint(map, "size")};
 }
 
+Json to_json(const RbdBase& base) {
+  return Json{{"cluster", base.cluster},
+              {"image_id", base.image_id},
+              {"snapshot", base.snapshot},
+              {"snapshot_id", base.snapshot_id},
+              {"had_older", base.had_older}};
+}
+
+RbdBase parse_rbd_base(const Json& json) {
+  return {json_string(json, "cluster", 64), json_string(json, "image_id", 255), json_string(json, "snapshot", 255),
+          json_uint(json, "snapshot_id"), json_bool(json, "had_older")};
+}
+
 Json to_json(const DiskRecord& disk) {
-  return Json{{"target", disk.target},
-              {"source", disk.source},
-              {"format", disk.format},
-              {"map", map_json(disk.map.root, disk.map.size)},
-              {"incremental", disk.incremental},
-              {"full_reason", disk.full_reason},
-              {"read", disk.read},
-              {"changed", disk.changed},
-              {"stored", disk.stored}};
+  Json json{{"target", disk.target},
+            {"source", disk.source},
+            {"format", disk.format},
+            {"map", map_json(disk.map.root, disk.map.size)},
+            {"incremental", disk.incremental},
+            {"full_reason", disk.full_reason},
+            {"read", disk.read},
+            {"changed", disk.changed},
+            {"stored", disk.stored}};
+  if (disk.rbd) json["rbd"] = to_json(*disk.rbd);
+  return json;
 }
 
 DiskRecord parse_disk(const Json& json) {
@@ -63,6 +78,7 @@ DiskRecord parse_disk(const Json& json) {
   disk.read = json_uint_or(json, "read", 0);
   disk.changed = json_uint_or(json, "changed", 0);
   disk.stored = json_uint_or(json, "stored", 0);
+  if (json.contains("rbd")) disk.rbd = parse_rbd_base(json_object(json, "rbd"));
   return disk;
 }
 

@@ -4,6 +4,7 @@
 #include "common/clock.hh"
 #include "common/json.hh"
 #include "common/report.hh"
+#include "host/ceph/rbd.hh"
 #include "host/repository/chunk-id.hh"
 
 #include <chrono>
@@ -44,10 +45,11 @@ struct DiskRecord {
   std::string format;  ///< "qcow2", "raw"
   DiskMap map;
   bool incremental = false;
-  std::string full_reason;    ///< why it was read in full; empty when incremental
-  std::uint64_t read = 0;     ///< bytes read from the disk
-  std::uint64_t changed = 0;  ///< bytes said to be changed (incremental) or allocated (full)
-  std::uint64_t stored = 0;   ///< bytes that the repository grew by for it
+  std::string full_reason;       ///< why it was read in full; empty when incremental
+  std::uint64_t read = 0;        ///< bytes read from the disk
+  std::uint64_t changed = 0;     ///< bytes said to be changed (incremental) or allocated (full)
+  std::uint64_t stored = 0;      ///< bytes that the repository grew by for it
+  std::optional<RbdBase> rbd{};  ///< the RBD snapshot that the next incremental starts from
 };
 
 struct DumpRecord {

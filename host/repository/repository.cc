@@ -335,6 +335,12 @@ std::unique_ptr<DumpWriter> Repository::write_dump(const std::optional<StreamMap
   return std::make_unique<ChunkedDumpWriter>(engine_->open_chunks(), base);
 }
 
+std::unique_ptr<StoreLock> Repository::lock_domain(const std::string& uuid) {
+  std::unique_ptr<StoreLock> lock = engine_->store->try_lock("domain-" + uuid);
+  if (!lock) throw Locked("another backup of this domain into this repository runs", "wait for it to end");
+  return lock;
+}
+
 Repository::Locks Repository::lock_clusters(const std::vector<std::string>& names, const Deadline& deadline,
                                             const std::stop_token& stop) {
   // Names may come from a guest: whatever it makes up, there are so many files and no more. In one order, so that no

@@ -105,6 +105,8 @@ class Repository {
   /// `base`: an earlier dump of the same database; where the new one differs in little, only that is stored.
   [[nodiscard]] std::unique_ptr<DumpWriter> write_dump(const std::optional<StreamMap>& base = std::nullopt);
 
+  /// Keeps other backups of this domain into this repository away while the lock lives. Throws Locked at once.
+  [[nodiscard]] std::unique_ptr<StoreLock> lock_domain(const std::string& uuid);
   /// Keeps everybody else who uses this repository from the nodes of these database clusters while the locks live.
   /// Throws Locked after the deadline, Interrupted.
   [[nodiscard]] Locks lock_clusters(const std::vector<std::string>& names, const Deadline& deadline,

@@ -38,6 +38,19 @@ constexpr std::string_view web1 = R"(<domain type='kvm' id='3'>
       <auth username='cinder'><secret type='ceph' uuid='a'/></auth>
       <source protocol='rbd' name='volumes/volume-1'/><target dev='vdd' bus='virtio'/>
     </disk>
+    <disk type='network' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source protocol='rbd' name='volumes/web/volume-2'>
+        <host name='10.0.0.1' port='6789'/><host name='fd00::1'/><config file='/etc/ceph/b.conf'/>
+        <auth username='nova'><secret type='ceph' usage='nova key'/></auth>
+        <encryption format='luks2' engine='librbd'><secret type='passphrase' uuid='b'/></encryption>
+      </source>
+      <target dev='vdj' bus='virtio'/>
+    </disk>
+    <disk type='network' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source protocol='rbd' name='volumes/volume-3'><snapshot name='golden'/></source><target dev='vdk' bus='virtio'/>
+    </disk>
     <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
     <disk type='file' device='floppy'><source file='/f.img'/><target dev='fda' bus='fdc'/></disk>
     <disk type='file' device='disk'><source file='/seed.img'/><target dev='vde' bus='virtio'/><readonly/></disk>
@@ -79,7 +92,7 @@ TEST_CASE("all that a domain's disks lie on, also what no still point covers") {
 
 TEST_CASE("disks of a running domain: what is covered, and why the rest is not") {
   const DomainDefinition definition = parse_domain_xml(web1, true);
-  REQUIRE(definition.disks.size() == 3);
+  REQUIRE(definition.disks.size() == 5);
   CHECK(definition.disks[0].target == "vda");
   CHECK(definition.disks[0].source == "/var/lib/libvirt/images/web1 & more.qcow2");
   CHECK(definition.disks[0].format == "qcow2");
@@ -90,8 +103,14 @@ TEST_CASE("disks of a running domain: what is covered, and why the rest is not")
   CHECK_FALSE(definition.disks[1].dirty_bitmap);
   CHECK(definition.disks[2].source == "gluster:gv0/web1.qcow2");
 
+  CHECK_FALSE(definition.disks[2].rbd);
+  CHECK(definition.disks[3].source == "rbd:volumes/volume-1");
+  CHECK(definition.disks[3].rbd == DomainRbd{"volumes", "", "volume-1", "", "", "cinder", "a", false});
+  CHECK(definition.disks[4].rbd == DomainRbd{"volumes", "web", "volume-2", "/etc/ceph/b.conf",
+                                             "10.0.0.1:6789,[fd00::1]", "nova", "nova key", true});
+
   CHECK(definition.skipped.size() == 9);
-  CHECK(reason_for(definition, "vdd").find("RBD") != std::string::npos);
+  CHECK(reason_for(definition, "vdk").find("a snapshot") == 0);
   CHECK(reason_for(definition, "sda") == "a CD-ROM");
   CHECK(reason_for(definition, "fda") == "a floppy");
   CHECK(reason_for(definition, "vde") == "read-only");
@@ -104,7 +123,7 @@ TEST_CASE("disks of a running domain: what is covered, and why the rest is not")
 
 TEST_CASE("a domain that does not run: only what can be opened by its path") {
   const DomainDefinition definition = parse_domain_xml(web1, false);
-  CHECK(definition.disks.size() == 2);
+  CHECK(definition.disks.size() == 4);
   CHECK(reason_for(definition, "vdc") == "its source can be read only while the domain runs");
 }
 

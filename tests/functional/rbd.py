@@ -1,0 +1,351 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Domains whose disks are Ceph RBD images: real cluster, real libvirt, real QEMU; no operating system is needed.
+
+rbd.py STILLPOINT
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.ceph import Ceph, skip_unless_installed  # noqa: E402
+from support.companion import Companion  # noqa: E402
+from support.libvirtd import Libvirtd, skip_unless_possible  # noqa: E402
+from support.scratch import run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
+
+MIB = 1 << 20
+SIZE = 48 * MIB
+DOMAIN = """\
+<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>64</memory>
+  <os><type machine='q35'>hvm</type></os>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    {disks}
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+RBD_DISK = """\
+<disk type='network' device='disk'>
+  <driver name='qemu' type='raw'/>
+  <auth username='cinder'><secret type='ceph' uuid='{secret}'/></auth>
+  <source protocol='rbd' name='{image}'><host name='127.0.0.1' port='{port}'/></source>
+  <target dev='{target}' bus='virtio'/>
+</disk>
+"""
+FILE_DISK = """\
+<disk type='file' device='disk'>
+  <driver name='qemu' type='qcow2'/><source file='{image}'/><target dev='{target}' bus='virtio'/>
+</disk>
+"""
+SECRET = "<secret ephemeral='no' private='{private}'><uuid>{uuid}</uuid><usage type='ceph'><name>{uuid}</name></usage></secret>"
+UUIDS = {"no": "11111111-2222-3333-4444-555555555555", "yes": "11111111-2222-3333-4444-666666666666"}
+# What the manual asks for.
+CAPS = {"mon": "profile rbd", "osd": "profile rbd"}
+
+
+class Rbd(unittest.TestCase):
+    scratch = None
+    ceph = None
+    libvirtd = None
+    companion = None
+    random = random.Random(11)
+
+    @classmethod
+    def setUpClass(cls):
+        cls.ceph.create_pool("fast")
+        cls.ceph.rbd("namespace", "create", "fast/web")
+        key = cls.ceph.add_user("cinder", **CAPS)
+        for private, uuid in UUIDS.items():
+            xml = cls.scratch / f"secret-{private}.xml"
+            xml.write_text(SECRET.format(private=private, uuid=uuid), encoding="ascii")
+            cls.libvirtd.virsh("secret-define", xml)
+            cls.libvirtd.virsh("secret-set-value", uuid, key)
+        cls.companion.init()
+
+    def setUp(self):
+        self.images = []
+        self.domains = []
+        self.addCleanup(self.clean_up)
+
+    def clean_up(self):
+        for domain in self.domains:
+            self.libvirtd.virsh("destroy", domain, check=False)
+            self.libvirtd.virsh("undefine", domain)
+
+    # Images and domains.
+
+    def create(self, image, *options, size=SIZE):
+        self.ceph.rbd("create", "--size", f"{size}B", image, *options)
+        self.write(image, *((self.random.randrange(size // 4096) * 4096, 4096 * 8) for _ in range(12)))
+        return image
+
+    def qemu_io(self, image, *commands):
+        words = [word for command in commands for word in ("-c", command)]
+        run(["qemu-io", "-f", "raw", "-d", "unmap", f"rbd:{image}:conf={self.ceph.conf}", *words], 60)
+
+    def write(self, image, *places):
+        size = json.loads(self.ceph.rbd("info", "--format", "json", image))["size"]
+        self.qemu_io(
+            image,
+            *(f"write -P {self.random.randrange(1, 256)} {at} {min(length, size - at)}" for at, length in places),
+        )
+
+    def define(self, name, *disks, private="no"):
+        """Disks: an RBD image, or a qcow2 file's path."""
+        text = ""
+        for number, image in enumerate(disks):
+            template = FILE_DISK if image.startswith("/") else RBD_DISK
+            target = "vd" + "abcdefgh"[number]
+            text += template.format(image=image, target=target, port=self.ceph.port, secret=UUIDS[private])
+        xml = self.scratch / f"{name}.xml"
+        xml.write_text(DOMAIN.format(name=name, disks=text), encoding="ascii")
+        self.libvirtd.virsh("define", xml)
+        if name not in self.domains:
+            self.domains.append(name)
+        return name
+
+    # Still points.
+
+    def backup(self, domain, *arguments):
+        return self.companion.backup(domain, "--no-trees", *arguments)
+
+    def refused(self, domain, code, words, *arguments):
+        done = self.companion.run("backup", domain, "--no-trees", *arguments, check=False)
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.assertIn(words, done.stderr)
+        return done
+
+    def content(self, image):
+        done = run(["rbd", "-c", self.ceph.conf, "export", "--no-progress", image, "-"], 60, text=False, env=self.ceph.environment)
+        return hashlib.sha256(done.stdout).hexdigest()
+
+    def restored(self, manifest, target="vda"):
+        path = self.scratch / "restored.raw"
+        self.companion.run("restore", manifest["name"], "--disk", target, "--to", path, "--format", "raw", "--overwrite")
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def snapshots(self, image):
+        return [s["name"] for s in json.loads(self.ceph.rbd("snap", "ls", "--all", "--format", "json", image))]
+
+    def disk(self, manifest, target="vda"):
+        return next(disk for disk in manifest["disks"] if disk["target"] == target)
+
+    def check(self, manifest, *images, incremental):
+        """All is as it was, and nothing but the next base is left in the cluster."""
+        for number, image in enumerate(images):
+            target = "vd" + "abcdefgh"[number]
+            disk = self.disk(manifest, target)
+            self.assertEqual(self.restored(manifest, target), self.content(image), (image, manifest))
+            self.assertEqual(disk["incremental"], incremental, disk)
+            ours = [name for name in self.snapshots(image) if "stillpoint" in name or name.startswith(".group")]
+            self.assertEqual(ours, [disk["rbd"]["snapshot"]])
+        self.assertEqual(self.groups(), [])
+
+    def groups(self):
+        return [g for pool in ("rbd", "fast", "fast/web") for g in self.ceph.rbd("group", "ls", pool).split() if "stillpoint" in g]
+
+    def test_1_two_images_of_a_domain_that_is_shut_off_and_what_changed(self):
+        images = [self.create("rbd/one"), self.create("fast/web/two", "--object-size", "1M", "--stripe-unit", "64K", "--stripe-count", "4")]
+        domain = self.define("off", *images)
+        first = self.backup(domain)
+        self.check(first, *images, incremental=False)
+        self.assertEqual(self.disk(first)["full_reason"], "no earlier still point in this repository")
+
+        unchanged = self.backup(domain)
+        self.check(unchanged, *images, incremental=True)
+        self.assertEqual([disk["read"] for disk in unchanged["disks"]], [0, 0])
+
+        self.write(images[0], (5 * MIB, 65536), (30 * MIB, 4096))
+        self.qemu_io(images[1], f"write -P 7 {20 * MIB} 4096", f"discard {8 * MIB} {8 * MIB}")
+        third = self.backup(domain)
+        self.check(third, *images, incremental=True)
+        for disk in third["disks"]:
+            self.assertLess(disk["read"], 2 * MIB)
+        # One image alone needs no group.
+        self.write(images[0], (7 * MIB, 4096))
+        alone = self.backup(domain, "--disk", "vda")
+        self.assertTrue(self.disk(alone)["incremental"])
+        self.assertEqual(self.restored(alone), self.content(images[0]))
+        self.check(self.backup(domain, "--full"), *images, incremental=False)
+
+    def test_2_what_is_no_base_is_read_in_full(self):
+        image = self.create("rbd/base")
+        domain = self.define("bases", image)
+        reasons = {}
+
+        def again(why, action):
+            self.check(self.backup(domain), image, incremental=False)
+            action()
+            manifest = self.backup(domain)
+            reasons[why] = self.disk(manifest)["full_reason"]
+            self.check(manifest, image, incremental=False)
+            self.check(self.backup(domain), image, incremental=True)
+            self.ceph.rbd("snap", "purge", "--no-progress", image)
+
+        again("resized", lambda: self.ceph.rbd("resize", "--no-progress", "--size", "64M", image))
+        again("gone", lambda: self.ceph.rbd("snap", "purge", "--no-progress", image))
+
+        def make_anew():
+            self.ceph.rbd("snap", "purge", "--no-progress", image)
+            self.ceph.rbd("rm", "--no-progress", image)
+            self.create(image)
+
+        again("another", make_anew)
+        self.assertIn("resized", reasons["resized"])
+        self.assertIn("is gone", reasons["gone"])
+        self.assertIn("another image", reasons["another"])
+
+    def test_3_a_rollback_that_object_maps_do_not_tell(self):
+        image = self.create("rbd/rolled")
+        domain = self.define("rolled", image)
+        self.write(image, (0, 4096), (4 * MIB, 4096))
+        self.ceph.rbd("snap", "create", "--no-progress", f"{image}@operators")
+        self.ceph.rbd("snap", "create", "--no-progress", f"{image}@later")
+        self.write(image, (0, 4096), (12 * MIB, 4096))
+        self.backup(domain)
+        self.ceph.rbd("snap", "rollback", "--no-progress", f"{image}@later")
+        second = self.backup(domain)
+        self.check(second, image, incremental=True)
+        # To the base itself, and with the operator's snapshot gone: maps are right then.
+        for name in ("operators", "later"):
+            self.ceph.rbd("snap", "rm", "--no-progress", f"{image}@{name}")
+        self.backup(domain)
+        base = self.disk(self.backup(domain))["rbd"]["snapshot"]
+        self.write(image, (20 * MIB, 65536))
+        self.ceph.rbd("snap", "rollback", "--no-progress", f"{image}@{base}")
+        self.write(image, (24 * MIB, 4096))
+        self.check(self.backup(domain), image, incremental=True)
+
+    def test_4_clones_flattened_or_not_and_images_without_object_maps(self):
+        parent = self.create("rbd/parent")
+        self.ceph.rbd("snap", "create", "--no-progress", f"{parent}@golden")
+        self.ceph.rbd("clone", "--rbd-default-clone-format", "2", f"{parent}@golden", "rbd/clone")
+        plain = self.create("rbd/plain", "--image-feature", "layering")
+        domain = self.define("clones", "rbd/clone", plain)
+        self.check(self.backup(domain), "rbd/clone", plain, incremental=False)
+        for image in ("rbd/clone", plain):
+            self.qemu_io(image, f"write -P 9 {40 * MIB} 65536", f"discard 0 {8 * MIB}")
+        manifest = self.backup(domain)
+        self.check(manifest, "rbd/clone", plain, incremental=True)
+        self.assertLess(self.disk(manifest, "vdb")["read"], MIB)
+        self.ceph.rbd("flatten", "--no-progress", "rbd/clone")
+        self.write("rbd/clone", (9 * MIB, 4096))
+        self.check(self.backup(domain), "rbd/clone", plain, incremental=True)
+
+    def test_5_the_operators_groups_are_left_alone(self):
+        images = [self.create("rbd/g1"), self.create("rbd/g2"), self.create("rbd/g3")]
+        self.ceph.rbd("group", "create", "rbd/theirs")
+        for image in images[:2]:
+            self.ceph.rbd("group", "image", "add", "rbd/theirs", image)
+        self.ceph.rbd("group", "snap", "create", "rbd/theirs@before")
+        domain = self.define("grouped", *images)
+        for _ in range(2):
+            manifest = self.backup(domain)
+            for number, image in enumerate(images):
+                self.assertEqual(self.restored(manifest, "vd" + "abc"[number]), self.content(image))
+        self.assertEqual(self.ceph.rbd("group", "ls", "rbd").split(), ["theirs"])
+        self.assertEqual(self.ceph.rbd("group", "image", "ls", "rbd/theirs").split(), images[:2])
+        self.assertIn("before", self.ceph.rbd("group", "snap", "ls", "rbd/theirs"))
+
+    def test_6_a_running_domain_of_images_and_a_file(self):
+        images = [self.create("rbd/r1"), self.create("rbd/r2")]
+        qcow2 = str(self.scratch / "mixed.qcow2")
+        run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "16M"], 30)
+        domain = self.define("mixed", *images, qcow2)
+        self.libvirtd.virsh("start", domain)
+        first = self.backup(domain)
+        self.check(first, *images, incremental=False)
+        self.assertEqual(first["grade"], "crash")
+        self.assertIn("some milliseconds apart", " ".join(first["warnings"]))
+        for image in images:
+            self.write(image, (self.random.randrange(40) * MIB, 65536))
+        second = self.backup(domain)
+        self.check(second, *images, incremental=True)
+        self.assertTrue(self.disk(second, "vdc")["incremental"])
+        self.assertEqual(second["checkpoint"], self.libvirtd.virsh("checkpoint-list", "--name", domain).stdout.strip())
+        # Images alone have one instant by their group.
+        only = self.backup(domain, "--exclude", "vdc")
+        self.assertNotIn("some milliseconds apart", " ".join(only["warnings"]))
+
+    def test_7_a_run_that_is_killed_leaves_nothing_for_long(self):
+        images = [self.create("rbd/k1"), self.create("rbd/k2")]
+        domain = self.define("killed", *images)
+        self.backup(domain)
+        self.libvirtd.virsh("start", domain)
+        for state in ("freeze", "read", "commit", "end-job"):
+            pauses = self.scratch / f"pauses-{state}"
+            pauses.mkdir()
+            (pauses / state).touch()
+            command = [self.companion.program, "backup", domain, "--no-trees", "--repository", self.companion.repository]
+            with subprocess.Popen(
+                [*command, "--connect", self.companion.uri], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                env={**os.environ, "STILLPOINT_TEST_PAUSE": str(pauses)},
+            ) as victim:
+                wait_until((pauses / f"{state}.reached").exists, 60, f"state {state}")
+                self.refused(domain, 10, "another backup of this domain")
+                victim.send_signal(signal.SIGKILL)
+            self.assertNotEqual(self.groups(), [])
+            self.write(images[0], (self.random.randrange(40) * MIB, 65536))
+            self.check(self.backup(domain), *images, incremental=True)
+
+    def test_8_what_is_wrong_is_said(self):
+        image = self.create("rbd/wrong")
+        domain = self.define("wrong", image)
+        self.define(domain, image, private="yes")
+        self.refused(domain, 3, "private")
+        self.define(domain, "nopool/wrong")
+        self.refused(domain, 4, "has no pool 'nopool'")
+        self.define(domain, "rbd/nothing")
+        self.refused(domain, 4, "there is no RBD image rbd/nothing")
+        self.ceph.rbd("trash", "mv", image)
+        self.define(domain, image)
+        self.refused(domain, 4, "lies in the trash")
+        with contextlib.suppress(FileNotFoundError):
+            self.assertEqual([], [n for n in os.listdir(self.companion.repository / "manifests") if n.startswith("wrong")])
+
+    def test_9_no_cluster_no_answer(self):
+        image = self.create("rbd/silent")
+        domain = self.define("silent", image)
+        self.backup(domain)
+        self.ceph.stop("mon", signal.SIGKILL)
+        try:
+            self.refused(domain, 5, "cannot connect to the Ceph cluster")
+        finally:
+            self.ceph.start("mon")
+        self.ceph.wait_for_osd()
+        # An OSD that stands still for a moment is waited for.
+        self.write(image, (11 * MIB, 65536))
+        self.ceph.stop("osd")
+        with subprocess.Popen(["sh", "-c", "sleep 3"]) as pause:
+            command = [self.companion.program, "backup", domain, "--no-trees", "--repository", self.companion.repository]
+            with subprocess.Popen([*command, "--connect", self.companion.uri, "--json"], stdout=subprocess.PIPE, text=True) as late:
+                pause.wait()
+                self.ceph.start("osd")
+                out, _ = late.communicate(timeout=90)
+        self.assertEqual(late.returncode, 0)
+        self.check(json.loads(out), image, incremental=True)
+
+
+def main():
+    skip_unless_possible()
+    skip_unless_installed()
+    unwind_on_signals()
+    with scratch_directory() as Rbd.scratch, Ceph(Rbd.scratch / "ceph") as Rbd.ceph, Libvirtd(Rbd.scratch / "virt") as Rbd.libvirtd:
+        Rbd.companion = Companion(pathlib.Path(sys.argv.pop(1)), Rbd.libvirtd.uri, Rbd.scratch / "repository")
+        unittest.main(argv=sys.argv, verbosity=2, failfast=False)
+
+
+if __name__ == "__main__":
+    main()
