@@ -10,9 +10,11 @@
 #include <condition_variable>
 #include <exception>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace stillpoint {
 namespace {
@@ -28,7 +30,6 @@ bool can_be_rolled_back_to(const RbdSnapshot& snapshot) {
 struct RbdInstant::Cluster {
   CephAddress address;
   std::shared_ptr<CephCluster> connection;
-  std::unique_ptr<RbdPool> group_pool{};  ///< where the group of its images is; null without one
 };
 
 struct RbdInstant::Disk {
@@ -135,27 +136,31 @@ void RbdInstant::check_base(Disk& disk) const {
   disk.changes_since = RbdDisk::Base{base.snapshot, disk.facts.fast_diff && !base.had_older && !has_older};
 }
 
-/// Images of one cluster that are in no group of the operator's get one of ours.
+/// What a run that was killed has left: there is no other of this domain beside ours.
+void RbdInstant::remove_stale_groups() {
+  for (const auto& disk : disks_) {
+    const std::string stale = disk->facts.group;
+    if (!stale.starts_with(prefix_ + domain_ + ".")) continue;
+    for (const auto& other : disks_)
+      if (&other->cluster == &disk->cluster) other->pool->remove_group(stale);
+    disk->facts = disk->image->facts();
+  }
+}
+
+/// Images that are in no group of the operator's get one of ours: Ceph has one for images of one namespace, whatever
+/// their pools are.
 void RbdInstant::make_groups() {
-  const std::string ours = prefix_ + domain_ + ".";
-  for (const auto& cluster : clusters_) {
-    std::vector<Disk*> members;
-    for (const auto& disk : disks_) {
-      if (&disk->cluster != cluster.get()) continue;
-      if (disk->facts.group.starts_with(ours)) {
-        // What a run that was killed has left; there is no other of this domain beside ours.
-        for (const auto& other : disks_)
-          if (&other->cluster == cluster.get()) other->pool->remove_group(disk->facts.group);
-        disk->facts = disk->image->facts();
-      }
-      if (disk->facts.group.empty()) members.push_back(disk.get());
-    }
+  remove_stale_groups();
+  std::map<std::pair<Cluster*, std::string>, std::vector<Disk*>> together;
+  for (const auto& disk : disks_)
+    if (disk->facts.group.empty()) together[{&disk->cluster, disk->source.place.name_space}].push_back(disk.get());
+  for (const auto& [where, members] : together) {
     if (members.size() < 2) continue;
     const RbdPlace& first = members.front()->source.place;
-    cluster->group_pool = cluster->connection->rbd_pool(first.pool, first.name_space);
-    cluster->group_pool->create_group(group_);
+    group_pools_.push_back(where.first->connection->rbd_pool(first.pool, first.name_space));
+    group_pools_.back()->create_group(group_);
     for (Disk* member : members) {
-      cluster->group_pool->add_to_group(group_, *member->pool, member->source.place.image);
+      group_pools_.back()->add_to_group(group_, *member->pool, member->source.place.image);
       member->in_our_group = true;
     }
   }
@@ -175,9 +180,8 @@ void RbdInstant::prepare() {
 
 void RbdInstant::start() {
   std::vector<std::function<void()>> requests;
-  for (const auto& cluster : clusters_)
-    if (cluster->group_pool)
-      requests.push_back([&pool = *cluster->group_pool, this] { pool.snapshot_group(group_, group_snapshot); });
+  for (const auto& pool : group_pools_)
+    requests.push_back([&pool = *pool, this] { pool.snapshot_group(group_, group_snapshot); });
   for (const auto& disk : disks_)
     if (!disk->in_our_group) requests.push_back([&image = *disk->image, this] { image.create_snapshot(snapshot_); });
   taking_ = std::make_unique<Taking>(requests);
@@ -192,8 +196,9 @@ void RbdInstant::wait(std::chrono::milliseconds limit) {
 }
 
 bool RbdInstant::is_atomic() const noexcept {
-  return disks_.size() <= 1 || (clusters_.size() == 1 && std::all_of(disks_.begin(), disks_.end(),
-                                                                     [](const auto& d) { return d->in_our_group; }));
+  return disks_.size() <= 1 ||
+         (group_pools_.size() == 1 &&
+          std::all_of(disks_.begin(), disks_.end(), [](const auto& disk) { return disk->in_our_group; }));
 }
 
 void RbdInstant::settle() {
@@ -244,8 +249,8 @@ std::unique_ptr<QueuedReader> RbdInstant::open(const std::string& target) const 
 
 void RbdInstant::keep() {
   kept_ = true;
-  for (const auto& cluster : clusters_)
-    if (cluster->group_pool) cluster->group_pool->remove_group(group_);
+  for (const auto& pool : group_pools_)
+    pool->remove_group(group_);
   for (const auto& disk : disks_)
     for (const RbdSnapshot& snapshot : disk->image->snapshots())
       if (snapshot.kind == RbdSnapshot::Kind::user && snapshot.name.starts_with(prefix_) && snapshot.name != snapshot_)
@@ -253,15 +258,19 @@ void RbdInstant::keep() {
 }
 
 void RbdInstant::undo() noexcept {
-  const auto attempt = [](const auto& step) {
+  bool answers = true;
+  const auto attempt = [&](const auto& step) {
+    if (!answers) return;
     try {
       step();
     } catch (const std::exception& e) {
+      const auto* const error = dynamic_cast<const CephError*>(&e);
+      answers = error == nullptr || error->exit_code() != ExitCode::unreachable;
       log_warning("something of a failed still point stays in the Ceph cluster until the next one: {}", e.what());
     }
   };
-  for (const auto& cluster : clusters_)
-    if (cluster->group_pool) attempt([&] { cluster->group_pool->remove_group(group_); });
+  for (const auto& pool : group_pools_)
+    attempt([&] { pool->remove_group(group_); });
   for (const auto& disk : disks_)
     attempt([&] { disk->image->remove_snapshot(snapshot_); });
 }

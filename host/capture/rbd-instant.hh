@@ -69,6 +69,7 @@ class RbdInstant {
 
   [[nodiscard]] const Disk& disk(const std::string& target) const;
   void check_base(Disk& disk) const;
+  void remove_stale_groups();
   void make_groups();
   void take_bases();
   void undo() noexcept;
@@ -79,6 +80,7 @@ class RbdInstant {
   std::string domain_;
   std::vector<std::unique_ptr<Cluster>> clusters_;
   std::vector<std::unique_ptr<Disk>> disks_;
+  std::vector<std::unique_ptr<RbdPool>> group_pools_;  ///< where the groups are
   std::unique_ptr<Taking> taking_;
   bool kept_ = false;
 };

@@ -1,0 +1,136 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Still points of a guest whose databases lie on two RBD images, under write load; restored to another cluster, and booted there."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.ceph import Ceph
+from support.companion import Companion, built_companion
+from support.guest import Guest
+from support.load import counts, start_load, stop_load
+from support.proof import prove_databases
+from support.scratch import run, wait_until
+from support.suite import WithGuest, run_with_guest
+
+CAPTURE = 7
+ON_CEPH = ("vda", "vdb")  # MariaDB, PostgreSQL
+DISK = """<disk type='network' device='disk'>
+  <driver name='qemu' type='raw' cache='none' discard='unmap'/>
+  <source protocol='rbd' name='{image}'><config file='{conf}'/></source>
+  <target dev='{target}' bus='virtio'/>
+</disk>"""
+
+
+class OnCeph(WithGuest):
+    """The guest's disks are moved to a cluster while it runs, and back at the end."""
+
+    manifests = []
+
+    @classmethod
+    def setUpClass(cls):
+        for checkpoint in cls.libvirtd.virsh("checkpoint-list", "--name", cls.guest.name).stdout.split():
+            cls.libvirtd.virsh("checkpoint-delete", cls.guest.name, checkpoint)
+        cls.companion = Companion(built_companion(), cls.libvirtd.uri, cls.scratch / "on-ceph")
+        cls.companion.init()
+        cls.ceph = cls.enterClassContext(Ceph(cls.scratch / "ceph"))
+        cls.other = cls.enterClassContext(Ceph(cls.scratch / "other-ceph"))
+        for target in ON_CEPH:
+            cls.move_to_ceph(target)
+        start_load(cls.guest)
+
+    @classmethod
+    def tearDownClass(cls):
+        stop_load(cls.guest)
+        for target, format_, path in cls.guest.disks:
+            if target in ON_CEPH:
+                path.unlink()
+                cls.copy(target, path, "--format", format_)
+
+    @classmethod
+    def copy(cls, target, *where):
+        cls.libvirtd.virsh("blockcopy", cls.guest.name, target, *where, "--transient-job", "--wait", "--pivot", timeout=300)
+
+    @classmethod
+    def move_to_ceph(cls, target):
+        size = cls.libvirtd.virsh("domblkinfo", cls.guest.name, target).stdout.split("Capacity:")[1].split()[0]
+        image = f"rbd/web1-{target}"
+        cls.ceph.rbd("create", "--size", f"{size}B", image)
+        xml = cls.scratch / f"{target}.xml"
+        xml.write_text(DISK.format(image=image, conf=cls.ceph.conf, target=target), encoding="ascii")
+        cls.copy(target, "--xml", xml, "--reuse-external")
+
+    def backup(self, *arguments):
+        manifest = self.companion.backup(self.guest.name, "--no-trees", *arguments)
+        self.manifests.append(manifest)
+        return manifest
+
+    def thawed(self):
+        return self.guest.qga("guest-fsfreeze-status") == "thawed"
+
+    def test_1_two_images_and_a_file_in_one_window(self):
+        manifest = self.backup("--require", "application")
+        self.assertEqual(manifest["grade"], "application", manifest["grade_reasons"])
+        self.assertEqual({d["target"] for d in manifest["disks"] if d.get("rbd")}, set(ON_CEPH))
+        self.assertEqual([d["exactness"] for d in manifest["report"]["databases"] if d["exactness"] != "exact"], [])
+        self.assertEqual(manifest["window"]["frozen"], manifest["window"]["thawed"])
+
+    def test_2_what_changed_under_load(self):
+        manifest = self.backup("--require", "application")
+        for disk in manifest["disks"]:
+            if disk["target"] in ON_CEPH:
+                self.assertTrue(disk["incremental"], disk)
+                self.assertLess(disk["read"], self.manifests[0]["disks"][0]["read"] / 4)
+        self.assertEqual(self.ceph.rbd("group", "ls", "rbd"), "")
+
+    def test_3_restored_to_another_cluster_and_booted_there(self):
+        manifest = self.manifests[-1]
+        files = self.scratch / "files"
+        files.mkdir()
+        self.companion.run("restore", manifest["name"], "--to-rbd", "rbd", "--ceph-conf", self.other.conf,
+                           "--name", "moved", "--disk", "vda", "--disk", "vdb")
+        vdc = self.companion.restore(manifest["name"], "vdc", files / "vdc.raw", "raw")
+        guest = Guest(self.libvirtd, self.image, "moved", [("vdc", "raw", vdc)], self.kind, files)
+        disks = "".join(DISK.format(image=f"rbd/moved-{t}", conf=self.other.conf, target=t) for t in ON_CEPH)
+        guest.xml = guest.xml.replace("<disk ", disks + "<disk ", 1)
+        with guest:
+            guest.wait_agent()
+            guest.wait_databases()
+            for row in prove_databases(self.companion, manifest, guest):
+                with self.subTest(row.what):
+                    self.assertTrue(row.good, f"{row.what}: {row.found}\n{row.detail}")
+
+    def test_4_a_cluster_that_stands_still_in_the_window(self):
+        """The guest is thawed, nothing is listed, and its writers go on when the cluster does."""
+        listed = self.companion.json("list")
+        pauses = self.scratch / "pauses"
+        pauses.mkdir()
+        (pauses / "begin-job").touch()
+        command = [self.companion.program, "backup", self.guest.name, "--no-trees", "--repository", self.companion.repository]
+        with subprocess.Popen(
+            [*command, "--connect", self.companion.uri], stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "STILLPOINT_TEST_PAUSE": str(pauses)},
+        ) as backup:
+            wait_until((pauses / "begin-job.reached").exists, 60, "the window")
+            self.ceph.signal("osd", signal.SIGSTOP)
+            try:
+                (pauses / "begin-job.reached").unlink()
+                wait_until(self.thawed, 60, "the guest is thawed", 0.5)
+            finally:
+                self.ceph.signal("osd", signal.SIGCONT)
+            _, errors = backup.communicate(timeout=120)
+        self.assertEqual(backup.returncode, CAPTURE, errors)
+        self.assertIn("did not take the RBD snapshots", errors)
+        self.assertEqual(self.companion.json("list"), listed)
+        before = counts(self.guest)
+        wait_until(lambda: all(counts(self.guest)[engine] > before[engine] for engine in before), 60, "the writers go on", 1)
+        self.assertEqual(self.backup("--require", "application")["grade"], "application")
+        self.assertEqual(self.ceph.rbd("group", "ls", "rbd"), "")
+
+
+if __name__ == "__main__":
+    run_with_guest(companion=False)
