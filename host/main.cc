@@ -30,6 +30,8 @@ constexpr std::array verbs{
     stillpoint::Verb{"key", "list, add and remove the keys of an encrypted repository", stillpoint::add_key},
     stillpoint::Verb{"index", "read the packs anew to find their chunks", stillpoint::add_index},
     stillpoint::Verb{"store", "serve a repository's directory to another machine, over ssh", stillpoint::add_store},
+    stillpoint::Verb{"quiesce-watch", "freeze a guest for every snapshot that somebody takes of its RBD images",
+                     stillpoint::add_quiesce_watch},
     stillpoint::Verb{"thaw", "thaw a guest that somebody left frozen", stillpoint::add_thaw},
 };
 

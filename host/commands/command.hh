@@ -68,6 +68,7 @@ struct Verb {
 [[nodiscard]] RunVerb add_serve(CLI::App& parser);
 [[nodiscard]] RunVerb add_mount(CLI::App& parser);
 [[nodiscard]] RunVerb add_store(CLI::App& parser);
+[[nodiscard]] RunVerb add_quiesce_watch(CLI::App& parser);
 [[nodiscard]] RunVerb add_thaw(CLI::App& parser);
 
 }  // namespace stillpoint
