@@ -80,12 +80,12 @@ struct RbdChange {
 };
 
 /// librbd tells somebody who watches an image that a snapshot is about to be taken, and waits for his answer. Called in
-/// a thread of librbd's: return soon, answer from elsewhere.
+/// a thread of librbd's: return at once, answer from another one.
 struct QuiesceCalls {
   std::function<void()> quiesce;
   std::function<void()> unquiesce;
 };
-/// Going out of scope ends it.
+/// Going out of scope ends it, when what librbd has asked for is answered.
 class QuiesceWatch {
  public:
   virtual ~QuiesceWatch() = default;

@@ -9,6 +9,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <new>
 
 namespace stillpoint {
@@ -16,6 +19,9 @@ namespace {
 
 /// Bounds what one question may make us remember.
 constexpr std::size_t most_changes = std::size_t{1} << 21;
+
+/// librbd asks ten times, for ten seconds each.
+constexpr std::chrono::seconds longest_quiesce{100};
 
 class Watch : public QuiesceWatch {
  public:
@@ -25,17 +31,42 @@ class Watch : public QuiesceWatch {
   }
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
-  ~Watch() override { rbd_quiesce_unwatch(image_, number_); }
+  ~Watch() override {
+    // librbd 16.2 never returns from ending a watch that it waits for, whatever it is answered meanwhile.
+    {
+      std::unique_lock lock(mutex_);
+      ending_ = true;
+      answered_.wait_for(lock, longest_quiesce, [this] { return pending_ == 0; });
+    }
+    rbd_quiesce_unwatch(image_, number_);
+  }
 
-  void answer(int error) override { rbd_quiesce_complete(image_, number_, -error); }
+  void answer(int error) override {
+    rbd_quiesce_complete(image_, number_, -error);
+    const std::lock_guard lock(mutex_);
+    --pending_;
+    answered_.notify_all();
+  }
 
  private:
-  static void quiesce(void* user) noexcept { static_cast<Watch*>(user)->calls_.quiesce(); }
+  static void quiesce(void* user) noexcept {
+    auto& watch = *static_cast<Watch*>(user);
+    {
+      const std::lock_guard lock(watch.mutex_);
+      ++watch.pending_;
+      if (!watch.ending_) return watch.calls_.quiesce();
+    }
+    watch.answer(EBUSY);
+  }
   static void unquiesce(void* user) noexcept { static_cast<Watch*>(user)->calls_.unquiesce(); }
 
   rbd_image_t image_;
   QuiesceCalls calls_;
   std::uint64_t number_ = 0;
+  std::mutex mutex_;
+  std::condition_variable answered_;
+  std::size_t pending_ = 0;  ///< quiesces that librbd waits for
+  bool ending_ = false;
 };
 
 class Image : public RbdImage {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <future>
 #include <random>
 #include <thread>
 
@@ -242,4 +243,20 @@ TEST_CASE("whoever watches an image is asked before a snapshot, and can refuse i
   watch.reset();
   other->create_snapshot("nobody there", true);
   CHECK(quiesced == 2);
+}
+
+TEST_CASE("a watch ends only when it has answered") {
+  const auto pool = rbd_pool();
+  pool->create("left", {.size = 8 * mib});
+  const auto watched = pool->open("left", RbdAccess::write);
+  const auto other = rbd_pool()->open("left", RbdAccess::write);
+  std::promise<void> asked;
+  auto watch = watched->watch({[&] { asked.set_value(); }, [] {}});
+  const std::jthread taker([&] { CHECK_THROWS_AS(other->create_snapshot("refused", true), CephError); });
+  asked.get_future().wait();
+  const std::jthread answer([late = watch.get()] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    late->answer(EBUSY);
+  });
+  watch.reset();
 }
