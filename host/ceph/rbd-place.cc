@@ -31,4 +31,19 @@ RbdPlace parse_rbd_place(const std::string& text) {
   return place;
 }
 
+RbdPlace parse_rbd_pool(const std::string& text, bool with_image) {
+  const std::size_t slash = text.find('/');
+  const std::string pool = text.substr(0, slash);
+  const bool in_namespace = text.ends_with('/');
+  if (with_image && slash != std::string::npos && !in_namespace) return parse_rbd_place(text);
+  RbdPlace place{pool, "", ""};
+  if (slash != std::string::npos) place.name_space = text.substr(slash + 1, text.size() - slash - 1 - in_namespace);
+  if (pool.empty() || text.find_first_of("@:") != std::string::npos ||
+      place.name_space.find('/') != std::string::npos || (slash != std::string::npos && place.name_space.empty()))
+    throw UsageError(fmt::format("'{}' is no pool for RBD images", text),
+                     with_image ? "write POOL, POOL/IMAGE, POOL/NAMESPACE/ or POOL/NAMESPACE/IMAGE"
+                                : "write POOL or POOL/NAMESPACE");
+  return place;
+}
+
 }  // namespace stillpoint

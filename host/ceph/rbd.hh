@@ -27,6 +27,17 @@ struct RbdPlace {
 /// Reads that; "image" alone is in the pool "rbd". Throws UsageError.
 [[nodiscard]] RbdPlace parse_rbd_place(const std::string& text);
 
+/// Reads "pool" and "pool/namespace" into a place without an image; `with_image`: "pool/image" and
+/// "pool/namespace/image" instead, "pool/namespace/" into one without. Throws UsageError.
+[[nodiscard]] RbdPlace parse_rbd_pool(const std::string& text, bool with_image);
+
+/// RBD_FEATURE_* of names as the rbd command has them ("layering", "exclusive-lock"). Throws UsageError: an unknown
+/// name, or one that needs another.
+[[nodiscard]] std::uint64_t parse_rbd_features(const std::vector<std::string>& names);
+/// They are needed for: fencing of a client that is taken for dead; clones.
+inline constexpr std::uint64_t rbd_exclusive_lock = 4;
+inline constexpr std::uint64_t rbd_layering = 1;
+
 /// How an image is laid out.
 struct RbdLayout {
   std::uint64_t size = 0;                   ///< bytes
@@ -93,6 +104,15 @@ class QuiesceWatch {
   virtual void answer(int error) = 0;
 };
 
+/// Nobody else has the same lock of the image meanwhile. It is renewed while it lives; going out of scope gives it
+/// back.
+class RbdLock {
+ public:
+  virtual ~RbdLock() = default;
+  /// Throws Locked when it was lost: somebody took us for dead.
+  virtual void check() = 0;
+};
+
 /// An open image. Reads and writes go through a queue: start some, then take what is complete. One thread at a time,
 /// but for create_snapshot(). Throws CephError (NotFound where a snapshot is named).
 class RbdImage {
@@ -137,6 +157,14 @@ class RbdImage {
   virtual void remove_metadata(const std::string& key) = 0;
 
   [[nodiscard]] virtual std::unique_ptr<QuiesceWatch> watch(QuiesceCalls calls) = 0;
+
+  /// The addresses of those who have it open, but for reading only. We are among them when we have it open to write.
+  [[nodiscard]] virtual std::vector<std::string> watchers() = 0;
+  /// The clones of the snapshot that is looked at.
+  [[nodiscard]] virtual std::vector<RbdPlace> clones() = 0;
+  /// Our own kind of lock: QEMU and others do not know of it. A holder that has died on this machine loses it at once,
+  /// another one after two minutes. Throws Locked, which says who has it.
+  [[nodiscard]] virtual std::unique_ptr<RbdLock> lock() = 0;
 };
 
 enum class RbdAccess {
@@ -157,6 +185,8 @@ class RbdPool {
   /// A clone of a snapshot, which need not be protected.
   virtual void clone(const std::string& parent, const std::string& snapshot, RbdPool& into,
                      const std::string& image) = 0;
+  /// Throws CephError with EEXIST.
+  virtual void rename(const std::string& image, const std::string& name) = 0;
   /// Fails while it has snapshots. No error when it is gone already.
   virtual void remove(const std::string& image) = 0;
 

@@ -7,6 +7,7 @@
 #include "host/commands/format.hh"
 #include "host/commands/output-file.hh"
 #include "host/commands/output.hh"
+#include "host/commands/rbd-options.hh"
 #include "host/commands/watched-progress.hh"
 #include "host/guest/connection.hh"
 #include "host/guest/domain-state.hh"
@@ -38,7 +39,12 @@ struct PlacedDisk {
   const DiskRecord* record;
   fs::path path;
   std::string format;
+  std::optional<RbdPlace> rbd{};  ///< instead of the path
 };
+
+std::string words_of(const PlacedDisk& disk) {
+  return disk.rbd ? "rbd:" + to_string(*disk.rbd) : disk.path.native();
+}
 
 std::string name_of(const Manifest& manifest, const DomainRestore& wanted) {
   return wanted.name.empty() ? manifest.domain : wanted.name;
@@ -55,12 +61,33 @@ std::vector<PlacedDisk> place_in_group(const Manifest& manifest, const DomainRes
   return disks;
 }
 
-std::vector<PlacedDisk> place(const Manifest& manifest, const DomainRestore& wanted) {
+std::vector<PlacedDisk> place_in_pool(const Manifest& manifest, const DomainRestore& wanted, RbdImages& images) {
+  std::vector<PlacedDisk> disks;
+  for (const DiskRecord& record : manifest.disks) {
+    RbdPlace place = *wanted.rbd;
+    place.image = volume_name(name_of(manifest, wanted), record.target);
+    images.check(place);
+    disks.push_back({&record, {}, "raw", std::move(place)});
+  }
+  return disks;
+}
+
+bool is_rbd(const DiskRecord& record) {
+  return record.source.starts_with("rbd:");
+}
+
+std::vector<PlacedDisk> place(const Manifest& manifest, const DomainRestore& wanted, RbdImages* images) {
   std::vector<PlacedDisk> disks;
   for (const DiskRecord& record : manifest.disks) {
     const std::string format = record.format == "qcow2" ? "qcow2" : "raw";
     fs::path path = wanted.directory / fmt::format("{}-{}.{}", name_of(manifest, wanted), record.target, format);
-    if (wanted.directory.empty()) {
+    if (wanted.in_place && is_rbd(record)) {
+      const RbdPlace place = parse_rbd_place(record.source.substr(4));
+      images->check(place);
+      disks.push_back({&record, {}, "raw", place});
+      continue;
+    }
+    if (wanted.in_place) {
       path = record.source;
       if (!path.is_absolute() || !fs::exists(path))
         throw UsageError(
@@ -123,24 +150,30 @@ struct OpenDisk {
 
 /// All of them are opened before one is written, and all are written before one gets its name: what can go wrong goes
 /// wrong before anything is replaced. `before_names` is the last that may throw.
-void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, NewVolumes* volumes, bool overwrite,
-                 RateLimit* limit, const Invocation& invocation, const std::function<void()>& before_names) {
+void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, NewVolumes* volumes, RbdImages* images,
+                 bool overwrite, RateLimit* limit, const Invocation& invocation,
+                 const std::function<void()>& before_names) {
   std::vector<OpenDisk> open;
   for (const PlacedDisk& disk : disks) {
     OpenDisk& it = open.emplace_back();
     it.disk = &disk;
-    it.replaces = ::stat(disk.path.c_str(), &it.before) == 0 && S_ISREG(it.before.st_mode);
+    it.replaces = !disk.rbd && ::stat(disk.path.c_str(), &it.before) == 0 && S_ISREG(it.before.st_mode);
     it.content = repository.open_disk(disk.record->map);
+    if (disk.rbd) {
+      it.target = images->open(*disk.rbd, it.content->size());
+      continue;
+    }
     if (volumes != nullptr) volumes->make(disk.path.filename().native(), it.content->size());
     it.target = volumes != nullptr ? open_new_volume(disk.path, it.content->size(), volumes->read_as_zeros())
                                    : open_disk_target(disk.path, disk.format, it.content->size(), overwrite);
   }
   Progress progress(invocation.progress, STDERR_FILENO);
   for (OpenDisk& it : open) {
-    WatchedProgress watched(progress.line(it.disk->record->target), invocation.stop,
-                            volumes != nullptr
-                                ? "stopped before the disks were complete: their volumes are removed again"
-                                : "stopped before the disks were complete: nothing but block devices was changed");
+    WatchedProgress watched(
+        progress.line(it.disk->record->target), invocation.stop,
+        volumes != nullptr  ? "stopped before the disks were complete: their volumes are removed again"
+        : images != nullptr ? "stopped before the disks were complete: new images are removed again"
+                            : "stopped before the disks were complete: nothing but block devices was changed");
     fill_target(*it.content, *it.target, watched, limit);
   }
   before_names();
@@ -208,7 +241,7 @@ void report(const std::vector<PlacedDisk>& disks, const Outcome& outcome, bool a
   Json list = Json::array();
   for (const PlacedDisk& disk : disks)
     list.push_back({{"disk", disk.record->target},
-                    {"to", disk.path.native()},
+                    {"to", words_of(disk)},
                     {"format", disk.format},
                     {"bytes", disk.record->map.size}});
   Json state = Json::array();
@@ -224,7 +257,7 @@ void report(const std::vector<PlacedDisk>& disks, const Outcome& outcome, bool a
                        {"took_us", outcome.took.count()}});
   for (const PlacedDisk& disk : disks)
     print_result(fmt::format("restored {} of {} to {}: {}, {}\n", printable(disk.record->target),
-                             printable(outcome.name), printable(disk.path.native()), disk.format,
+                             printable(outcome.name), printable(words_of(disk)), disk.format,
                              format_size(disk.record->map.size)));
   for (const StateWriter::Written& file : outcome.state)
     print_result(fmt::format("restored {} of {} to {}: {}\n", to_string(file.kind), printable(outcome.name),
@@ -243,16 +276,28 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
                         const Invocation& invocation) {
   if (wanted.define && manifest.domain_xml.empty())
     throw UsageError(fmt::format("{} is of images without a domain: there is nothing to define", manifest.name));
+  if (wanted.rbd && wanted.directory.empty() && !manifest.domain_xml.empty())
+    throw UsageError("where the domain's definition goes is not said", "name a directory with --to");
   StateTargets targets;
-  if (wanted.directory.empty()) targets = check_in_place(manifest, invocation);
+  if (wanted.in_place) targets = check_in_place(manifest, invocation);
   std::optional<NewVolumes> volumes;
   if (!wanted.volume_group.empty()) volumes.emplace(wanted.volume_group, wanted.thin_pool);
-  const std::vector<PlacedDisk> disks = volumes ? place_in_group(manifest, wanted, *volumes) : place(manifest, wanted);
+  std::optional<RbdImages> images;
+  if (wanted.rbd || (wanted.in_place && std::ranges::any_of(manifest.disks, is_rbd))) images.emplace(wanted.images);
+  const std::vector<PlacedDisk> disks = volumes      ? place_in_group(manifest, wanted, *volumes)
+                                        : wanted.rbd ? place_in_pool(manifest, wanted, *images)
+                                                     : place(manifest, wanted, images ? &*images : nullptr);
   const fs::path definition_path = wanted.directory / (name_of(manifest, wanted) + ".xml");
   NewDomain domain{.name = wanted.name, .disks = {}, .network = true};
   if (!wanted.name.empty()) domain.uuid = new_uuid();
-  for (const PlacedDisk& disk : disks)
-    domain.disks.push_back({disk.record->target, disk.path, disk.format, volumes.has_value()});
+  for (const PlacedDisk& disk : disks) {
+    NewDisk& it = domain.disks.emplace_back(NewDisk{disk.record->target, disk.path, disk.format, volumes.has_value()});
+    if (disk.rbd)
+      it.rbd = NewRbdDisk{.name = to_string(*disk.rbd),
+                          .conf = conf_in_use(wanted.images.address),
+                          .user = wanted.images.address.user,
+                          .secret = wanted.ceph_secret};
+  }
   const std::vector<LoadedState> loaded = load_state(repository, manifest);
   const auto has = [&](StateRecord::Kind kind) {
     return std::ranges::any_of(loaded, [&](const LoadedState& state) { return state.record.kind == kind; });
@@ -286,18 +331,20 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
     definition.left_out.push_back(std::move(what));
   make_directory(wanted.directory);
   const auto begun = SteadyClock::now();
-  write_disks(repository, disks, volumes ? &*volumes : nullptr, wanted.overwrite, limit, invocation, [&] {
-    state.prepare();
-    // It may have been started meanwhile.
-    if (wanted.directory.empty()) static_cast<void>(check_in_place(manifest, invocation));
-    if (libvirt && wanted.name.empty()) check_unused(*libvirt, manifest, state.files());
-  });
+  write_disks(repository, disks, volumes ? &*volumes : nullptr, images ? &*images : nullptr, wanted.overwrite, limit,
+              invocation, [&] {
+                state.prepare();
+                // It may have been started meanwhile.
+                if (wanted.in_place) static_cast<void>(check_in_place(manifest, invocation));
+                if (libvirt && wanted.name.empty()) check_unused(*libvirt, manifest, state.files());
+              });
   if (keep_definition) replace_file(definition_path, definition.xml, 0600);
   if (libvirt) static_cast<void>(libvirt->define(definition.xml));
   // What this replaces belongs to the domain that is there, until it is another one.
   state.complete();
   state.keep();
   if (volumes) volumes->keep();
+  if (images) images->keep();
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
   report(disks,
          {.name = manifest.name,

@@ -4,18 +4,24 @@
 #include "common/rate-limit.hh"
 #include "host/commands/command.hh"
 #include "host/repository/manifest.hh"
+#include "host/restore/rbd-target.hh"
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 namespace stillpoint {
 
 /// How all of a still point's disks are brought back at once.
 struct DomainRestore {
-  std::filesystem::path directory;  ///< where new images go; empty for the places that the disks had
+  bool in_place = false;            ///< in the places that the disks had
+  std::filesystem::path directory;  ///< where new images go, and the definition; empty in place
   std::string name;                 ///< of a new domain; empty for the same one again
   std::string volume_group;         ///< where its disks become logical volumes; empty: images in the directory
   std::string thin_pool;            ///< of that group; may be empty
+  std::optional<RbdPlace> rbd{};    ///< the pool where its disks become images
+  RbdRestore images{};              ///< how they do, also in place
+  std::string ceph_secret{};        ///< libvirt's, for the definition
   bool define = false;              ///< in libvirt
   bool overwrite = false;
 };

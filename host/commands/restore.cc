@@ -5,11 +5,13 @@
 #include "host/commands/disk-choice.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
+#include "host/commands/rbd-options.hh"
 #include "host/commands/restore-domain.hh"
 #include "host/commands/watched-progress.hh"
 #include "host/repository/repository.hh"
 #include "host/restore/disk-target.hh"
 #include "host/restore/logical-volumes.hh"
+#include "host/restore/rbd-target.hh"
 #include "host/restore/restore-disk.hh"
 
 #include <CLI/CLI.hpp>
@@ -32,6 +34,10 @@ struct RestoreOptions {
   std::string domain_name;
   std::string volume_group;
   std::string thin_pool;
+  std::string rbd;  ///< POOL[/NAMESPACE][/IMAGE]
+  RbdOptions ceph;
+  std::string secret;
+  bool force = false;
   bool in_place = false;
   bool define = false;
   bool overwrite = false;
@@ -44,8 +50,29 @@ std::string format_of(const RestoreOptions& options, const DiskRecord& record, b
   return record.format == "qcow2" && !stream ? "qcow2" : "raw";
 }
 
-/// Which of the two ways is meant, before anything is opened.
+/// What is said of a cluster makes sense for images there alone.
+void check_rbd_options(const RestoreOptions& options) {
+  const bool whole = options.disk.empty();
+  if (options.rbd.empty()) {
+    if (options.ceph.has_layout())
+      throw UsageError("the layout of RBD images is given, and none is made", "name their pool with --to-rbd");
+    if (!options.in_place &&
+        (options.force || !options.secret.empty() || !options.ceph.conf.empty() || !options.ceph.user.empty()))
+      throw UsageError("a Ceph cluster is named, and nothing goes there", "name a pool with --to-rbd");
+    return;
+  }
+  if (!options.volume_group.empty())
+    throw UsageError("one disk goes to one place", "give --to-rbd or --to-volume-group");
+  if (options.in_place) throw UsageError("--in-place has places already", "leave --to-rbd out");
+  if (options.format == "qcow2") throw UsageError("RBD images are raw", "leave --format out");
+  if (!whole && !options.to.empty()) throw UsageError("one disk goes to one place", "give --to or --to-rbd");
+  if (!options.secret.empty() && !whole)
+    throw UsageError("--ceph-secret is for a whole domain", "leave it, or --disk, out");
+}
+
+/// Which of the ways is meant, before anything is opened.
 void check_options(const RestoreOptions& options) {
+  check_rbd_options(options);
   const bool whole = options.disk.empty();
   const bool to_volumes = !options.volume_group.empty();
   if (!options.thin_pool.empty() && !to_volumes)
@@ -59,15 +86,15 @@ void check_options(const RestoreOptions& options) {
   if (options.in_place && !(whole && options.to.empty() && options.overwrite && options.domain_name.empty()))
     throw UsageError("--in-place replaces all disks of a domain where they are",
                      "give it with --overwrite, and without --disk, --to and --name");
-  if (!options.in_place && options.to.empty() && !to_volumes)
+  if (!options.in_place && options.to.empty() && !to_volumes && options.rbd.empty())
     throw UsageError("where to restore it is not said",
                      whole ? "name a directory with --to, or use --in-place" : "name a file with --to");
-  if (whole && !options.format.empty())
+  if (whole && !options.format.empty() && options.rbd.empty())
     throw UsageError("--format is for one disk", "name the disk with --disk; all of them keep their formats");
   if (whole && options.to == "-") throw UsageError("only one disk fits into a stream", "name it with --disk");
   if (options.domain_name.find('/') != std::string::npos)
     throw UsageError(fmt::format("'{}' is no domain's name", printable(options.domain_name)));
-  if (!whole && (options.define || (!options.domain_name.empty() && !to_volumes)))
+  if (!whole && (options.define || (!options.domain_name.empty() && !to_volumes && options.rbd.empty())))
     throw UsageError("--define and --name are for a whole domain", "leave --disk out");
 }
 
@@ -108,18 +135,50 @@ ExitCode restore_volume(Repository& repository, const Manifest& manifest, const 
   return ExitCode::success;
 }
 
+/// One disk, into an RBD image.
+ExitCode restore_rbd(Repository& repository, const Manifest& manifest, const DiskRecord& record,
+                     const RestoreOptions& options, RateLimit* limit, const Invocation& invocation) {
+  const auto begun = SteadyClock::now();
+  RbdPlace place = parse_rbd_pool(options.rbd, true);
+  if (place.image.empty())
+    place.image = volume_name(options.domain_name.empty() ? manifest.domain : options.domain_name, record.target);
+  RbdImages images({.address = options.ceph.address(),
+                    .layout = options.ceph.layout(),
+                    .overwrite = options.overwrite,
+                    .force = options.force});
+  const auto disk = repository.open_disk(record.map);
+  {
+    const auto target = images.open(place, disk->size());
+    Progress progress(invocation.progress, STDERR_FILENO);
+    WatchedProgress watched(progress.line(record.target), invocation.stop,
+                            "stopped before the disk was complete: a new image is removed again");
+    restore_disk(*disk, *target, watched, limit);
+  }
+  images.keep();
+  report(manifest, record, "rbd:" + to_string(place), "raw", begun, invocation.json);
+  return ExitCode::success;
+}
+
 ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
   check_options(options);
+  if (!options.rbd.empty()) static_cast<void>(options.ceph.layout());
   Repository repository = invocation.open(Repository::Mode::read);
   const Manifest manifest = repository.load(options.name);
   const std::uint64_t rate = options.limit.empty() ? 0 : parse_size(options.limit);
   const auto limit = rate == 0 ? nullptr : std::make_unique<RateLimit>(rate, invocation.stop);
   if (options.disk.empty()) {
     const DomainRestore wanted{
-        .directory = options.in_place ? std::filesystem::path() : std::filesystem::absolute(options.to),
+        .in_place = options.in_place,
+        .directory = options.to.empty() ? std::filesystem::path() : std::filesystem::absolute(options.to),
         .name = options.domain_name,
         .volume_group = options.volume_group,
         .thin_pool = options.thin_pool,
+        .rbd = options.rbd.empty() ? std::nullopt : std::optional(parse_rbd_pool(options.rbd, false)),
+        .images = {.address = options.ceph.address(),
+                   .layout = options.ceph.layout(),
+                   .overwrite = options.overwrite,
+                   .force = options.force},
+        .ceph_secret = options.secret,
         .define = options.define,
         .overwrite = options.overwrite};
     return restore_domain(repository, manifest, wanted, limit.get(), invocation);
@@ -127,6 +186,7 @@ ExitCode restore(const RestoreOptions& options, const Invocation& invocation) {
   const DiskRecord& record = choose_disk(manifest, options.disk);
   if (!options.volume_group.empty())
     return restore_volume(repository, manifest, record, options, limit.get(), invocation);
+  if (!options.rbd.empty()) return restore_rbd(repository, manifest, record, options, limit.get(), invocation);
   const bool to_stdout = options.to == "-";
   const std::string format = format_of(options, record, to_stdout);
   if (to_stdout && invocation.json)
@@ -165,6 +225,16 @@ RunVerb add_restore(CLI::App& parser) {
                   "make the disks logical volumes of this group, named DOMAIN-TARGET; --to is for the definition then")
       ->type_name("VG");
   parser.add_option("--thin-pool", options->thin_pool, "make them in this thin pool of the group")->type_name("POOL");
+  parser
+      .add_option("--to-rbd", options->rbd,
+                  "make the disks images of this pool of a Ceph cluster, named DOMAIN-TARGET, or one disk this image; "
+                  "--to is for the definition then")
+      ->type_name("POOL[/NAMESPACE][/IMAGE]");
+  add_ceph_options(parser, options->ceph);
+  parser.add_option("--ceph-secret", options->secret, "of libvirt, with that user's key: for the domain's definition")
+      ->type_name("UUID");
+  add_rbd_layout_options(parser, options->ceph);
+  parser.add_flag("--force", options->force, "write over RBD images that are in use");
   parser.add_flag("--in-place", options->in_place, "replace the disks of the domain, which must be shut off");
   parser.add_flag("--define", options->define, "define the domain in libvirt, on the restored disks");
   parser.add_option("--name", options->domain_name, "make it a new domain: another name, UUID and MAC addresses")

@@ -132,14 +132,54 @@ class Definition {
         devices_.remove_child(disk);
         continue;
       }
+      const pugi::xml_document before = copy_of(disk);
       for (const char* name : {"source", "backingStore", "mirror", "encryption", "auth", "shareable", "transient"})
         remove_children(disk, name);
+      set(child(disk, "driver"), "name", "qemu");
+      set(disk.child("driver"), "type", wanted->format);
+      if (wanted->rbd) {
+        place_on_rbd(disk, *wanted->rbd, before.child("disk"));
+        continue;
+      }
       const bool block = wanted->is_device || std::filesystem::is_block_file(std::filesystem::status(wanted->path));
       set(disk, "type", block ? "block" : "file");
       const pugi::xml_node source = disk.append_child("source");
       set(source, block ? "dev" : "file", wanted->path.native());
-      set(child(disk, "driver"), "name", "qemu");
-      set(disk.child("driver"), "type", wanted->format);
+    }
+  }
+
+  static pugi::xml_document copy_of(pugi::xml_node node) {
+    pugi::xml_document copy;
+    copy.append_copy(node);
+    return copy;
+  }
+
+  /// How the cluster is reached stays as it was for that disk, but for what is said anew.
+  static void place_on_rbd(pugi::xml_node disk, const NewRbdDisk& rbd, pugi::xml_node before) {
+    set(disk, "type", "network");
+    // "native" is a way to read files.
+    disk.child("driver").remove_attribute("io");
+    pugi::xml_node source = disk.append_child("source");
+    set(source, "protocol", "rbd");
+    set(source, "name", rbd.name);
+    pugi::xml_node earlier = before.child("source");
+    if (std::string_view(earlier.attribute("protocol").value()) != "rbd") earlier = {};
+    if (!rbd.conf.empty()) {
+      set(source.append_child("config"), "file", rbd.conf);
+    } else if (earlier) {
+      for (const char* name : {"host", "config"})
+        for (const pugi::xml_node kept : earlier.children(name))
+          source.append_copy(kept);
+    }
+    pugi::xml_node auth = earlier.child("auth") ? earlier.child("auth") : before.child("auth");
+    if (!rbd.secret.empty()) {
+      pugi::xml_node ours = source.append_child("auth");
+      set(ours, "username", rbd.user.empty() ? "admin" : rbd.user);
+      pugi::xml_node secret = ours.append_child("secret");
+      set(secret, "type", "ceph");
+      set(secret, "uuid", rbd.secret);
+    } else if (earlier && auth && (rbd.user.empty() || rbd.user == auth.attribute("username").value())) {
+      source.append_copy(auth);
     }
   }
 

@@ -2,18 +2,28 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace stillpoint {
 
+/// An image of a Ceph cluster, as libvirt is told of it.
+struct NewRbdDisk {
+  std::string name;    ///< "pool/image", "pool/namespace/image"
+  std::string conf;    ///< a ceph.conf; empty: the monitors that the disk had, where it was of a cluster
+  std::string user;    ///< "cinder" for client.cinder; empty: the one that the disk had, or admin
+  std::string secret;  ///< UUID of libvirt's secret with the user's key; empty: the one that the disk had
+};
+
 /// The image that takes the place of one of a still point's disks.
 struct NewDisk {
   std::string target;
   std::filesystem::path path;
-  std::string format;      ///< "qcow2", "raw"
-  bool is_device = false;  ///< a block device that is not there yet; one that is there is seen
+  std::string format;               ///< "qcow2", "raw"
+  bool is_device = false;           ///< a block device that is not there yet; one that is there is seen
+  std::optional<NewRbdDisk> rbd{};  ///< it is no file then
 };
 
 /// A domain that is made of a still point.

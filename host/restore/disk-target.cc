@@ -7,6 +7,7 @@
 #include "common/file.hh"
 #include "common/qcow2-image.hh"
 #include "host/capture/nbd-session.hh"
+#include "host/restore/disk-pieces.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -29,40 +30,6 @@
 
 namespace stillpoint {
 namespace {
-
-/// Runs of zeros from this length on are left out of a file: its holes. Shorter ones would only fragment it.
-constexpr std::size_t least_hole = 32768;
-constexpr std::size_t zero_step = 4096;
-
-bool is_zero(std::span<const std::byte> bytes) {
-  return bytes.empty() ||
-         (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
-
-/// Calls `consume` with the parts of `piece` that are not long runs of zeros.
-template <typename F>
-void without_zeros(const DiskTarget::Piece& piece, const F& consume) {
-  const auto bytes = piece.bytes;
-  std::size_t begin = 0;  // of the part not yet consumed
-  std::size_t zeros = 0;  // length of the run of zeros that ends at `at`
-  const auto flush = [&](std::size_t end) {
-    if (begin < end) consume(DiskTarget::Piece{piece.offset + begin, bytes.subspan(begin, end - begin)});
-  };
-  for (std::size_t at = 0; at < bytes.size();) {
-    const std::size_t step = std::min(zero_step, bytes.size() - at);
-    const bool zero = is_zero(bytes.subspan(at, step));
-    if (!zero && zeros > 0) {
-      if (zeros >= least_hole || at == zeros) {
-        flush(at - zeros);
-        begin = at;
-      }
-      zeros = 0;
-    }
-    at += step;
-    if (zero) zeros += step;
-  }
-  flush(zeros >= least_hole || zeros == bytes.size() ? bytes.size() - zeros : bytes.size());
-}
 
 /// A file that exists under another name until it is complete.
 class PartialFile {
@@ -117,23 +84,6 @@ class PartialFile {
   UniqueFd fd_;
   bool complete_ = false;
 };
-
-/// As few pieces as possible: those that follow each other on the disk and in memory become one.
-std::vector<DiskTarget::Piece> joined(std::span<const DiskTarget::Piece> pieces) {
-  std::vector<DiskTarget::Piece> result;
-  for (const DiskTarget::Piece& piece : pieces) {
-    if (!result.empty()) {
-      DiskTarget::Piece& last = result.back();
-      if (last.offset + last.bytes.size() == piece.offset &&
-          last.bytes.data() + last.bytes.size() == piece.bytes.data()) {
-        last.bytes = {last.bytes.data(), last.bytes.size() + piece.bytes.size()};
-        continue;
-      }
-    }
-    result.push_back(piece);
-  }
-  return result;
-}
 
 class RawFile : public DiskTarget {
  public:

@@ -129,6 +129,8 @@ class CommandLine(unittest.TestCase):
         self.fails(2, *volumes, "--disk", "vda", "--to", "f", says="one disk goes to one place")
         self.fails(2, *volumes, "--to", "d", "--in-place", "--overwrite", says="made anew")
         self.fails(2, "restore", "x", "--to", "d", "--thin-pool", "p", says="a pool of a volume group")
+        self.fails(2, "restore", "x", "--to-rbd", "p", "--in-place", "--overwrite", says="has places already")
+        self.fails(2, "restore", "x", "--to", "d", "--ceph-user", "u", says="nothing goes there")
         self.fails(2, "files", "mv", "x", says="stillpoint files --help")
         self.fails(2, "list", says="no repository is named")
         self.fails(2, "init", "--chunk-size", "lots", says="'lots' is not a size")

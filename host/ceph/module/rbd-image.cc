@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/ceph/module/rbd-image.hh"
 
+#include "host/ceph/module/rbd-lock.hh"
 #include "host/ceph/module/rbd-queue.hh"
 
 #include <fmt/format.h>
@@ -114,6 +115,9 @@ class Image : public RbdImage {
   std::unique_ptr<QuiesceWatch> watch(QuiesceCalls calls) override {
     return std::make_unique<Watch>(image_.get(), words_, std::move(calls));
   }
+  std::vector<std::string> watchers() override;
+  std::vector<RbdPlace> clones() override;
+  std::unique_ptr<RbdLock> lock() override;
 
  private:
   template <typename Result>
@@ -269,6 +273,40 @@ std::vector<RbdChange> Image::changed(const std::string& from, std::uint64_t off
   // Striping deals a range out to several objects, each of which tells its own.
   std::sort(changes.begin(), changes.end(), [](const RbdChange& a, const RbdChange& b) { return a.offset < b.offset; });
   return changes;
+}
+
+std::vector<std::string> Image::watchers() {
+  std::size_t count = 64;
+  std::vector<rbd_image_watcher_t> entries(count);
+  int result = 0;
+  while ((result = rbd_watchers_list(image_.get(), entries.data(), &count)) == -ERANGE)
+    entries.resize(count);
+  check(result, "cannot tell who has it open");
+  std::vector<std::string> addresses;
+  for (std::size_t i = 0; i < count; ++i)
+    addresses.emplace_back(entries[i].addr);
+  rbd_watchers_list_cleanup(entries.data(), count);
+  return addresses;
+}
+
+std::vector<RbdPlace> Image::clones() {
+  std::size_t count = 64;
+  std::vector<rbd_linked_image_spec_t> entries(count);
+  int result = 0;
+  while ((result = rbd_list_children3(image_.get(), entries.data(), &count)) == -ERANGE)
+    entries.resize(count);
+  check(result, "cannot list its clones");
+  std::vector<RbdPlace> places;
+  for (std::size_t i = 0; i < count; ++i)
+    places.push_back({entries[i].pool_name, entries[i].pool_namespace, entries[i].image_name});
+  rbd_linked_image_spec_list_cleanup(entries.data(), count);
+  return places;
+}
+
+std::unique_ptr<RbdLock> Image::lock() {
+  std::array<char, 256> id{};
+  check(rbd_get_id(image_.get(), id.data(), id.size()), "cannot be asked for its id");
+  return make_rbd_lock(context_, image_.get(), id.data(), words_);
 }
 
 std::map<std::string, std::string> Image::metadata() {

@@ -36,6 +36,7 @@ class Pool : public RbdPool {
   bool has(const std::string& image) override;
   void create(const std::string& image, const RbdLayout& layout) override;
   void clone(const std::string& parent, const std::string& snapshot, RbdPool& into, const std::string& image) override;
+  void rename(const std::string& image, const std::string& name) override;
   void remove(const std::string& image) override;
 
   std::vector<std::string> groups() override;
@@ -111,6 +112,11 @@ void Pool::clone(const std::string& parent, const std::string& snapshot, RbdPool
   ceph_check(
       rbd_clone3(context_->get(), parent.c_str(), snapshot.c_str(), into.context(), image.c_str(), options.get()),
       fmt::format("cannot clone {}@{} as {}", words(parent), snapshot, image));
+}
+
+void Pool::rename(const std::string& image, const std::string& name) {
+  ceph_check(rbd_rename(context_->get(), image.c_str(), name.c_str()),
+             fmt::format("cannot call RBD image {} {}", words(image), name));
 }
 
 void Pool::remove(const std::string& image) {

@@ -119,6 +119,36 @@ TEST_CASE("the first one itself keeps what it is") {
   CHECK(definition.left_out.empty());
 }
 
+TEST_CASE("a disk becomes an image of a cluster") {
+  const auto with = [](const NewRbdDisk& rbd, const char* target = "vda") {
+    NewDisk disk{target, "", "raw"};
+    disk.rbd = rbd;
+    std::string xml(web1);
+    xml.replace(xml.find("index='2'/>"), 11, "index='2'><host name='m1' port='6789'/><snapshot name='s'/></source>");
+    return new_domain_xml(xml, {.name = "web2", .disks = {disk}});
+  };
+  const NewDefinition same = with({.name = "vms/web2-vda", .conf = "", .user = "", .secret = ""});
+  CAPTURE(same.xml);
+  for (const std::string_view there :
+       {"name=\"vms/web2-vda\"", "<host name=\"m1\" port=\"6789\" />", "username=\"cinder\"", "uuid=\"a\""})
+    CHECK(has(same, there));
+  for (const std::string_view gone : {"volumes/volume-1", "<snapshot", "<backingStore"})
+    CHECK(!has(same, gone));
+  // Of another cluster its monitors are others; the key is the same user's.
+  const NewDefinition elsewhere = with({.name = "vms/a", .conf = "/c.conf", .user = "cinder", .secret = ""});
+  CAPTURE(elsewhere.xml);
+  CHECK(has(elsewhere, "<config file=\"/c.conf\" />"));
+  CHECK(!has(elsewhere, "m1"));
+  CHECK(has(elsewhere, "username=\"cinder\""));
+  const NewDefinition other = with({.name = "vms/a", .conf = "/c.conf", .user = "nova", .secret = "u-u"});
+  CHECK(has(other, "<auth username=\"nova\">"));
+  CHECK(has(other, "<secret type=\"ceph\" uuid=\"u-u\" />"));
+  CHECK(!has(with({.name = "vms/a", .conf = "", .user = "nova", .secret = ""}), "cinder"));
+  const NewDefinition was_block = with({.name = "vms/b", .conf = "", .user = "", .secret = ""}, "vdb");
+  CHECK(has(was_block, "<disk type=\"network\" device=\"disk\">"));
+  CHECK(!has(was_block, "/dev/sdx"));
+}
+
 TEST_CASE("what is no domain's XML is refused") {
   CHECK_THROWS_AS(static_cast<void>(new_domain_xml("<network/>", {})), Error);
   CHECK_THROWS_AS(static_cast<void>(new_domain_xml("<domain><name>", {})), Error);

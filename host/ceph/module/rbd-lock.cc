@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/ceph/module/rbd-lock.hh"
+
+#include "common/clock.hh"
+#include "common/file.hh"
+#include "common/log.hh"
+
+#include <fmt/format.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+#include <optional>
+#include <sstream>
+#include <thread>
+
+namespace stillpoint {
+namespace {
+
+/// Not librbd's own lock, which whoever writes needs.
+constexpr const char* lock_name = "stillpoint";
+constexpr std::chrono::seconds lock_term{120};
+constexpr std::chrono::seconds lock_renewal{30};
+
+struct Locker {
+  std::string client;
+  std::string cookie;
+  std::string address;
+};
+
+/// Of a running process and no other: its number may be used again.
+std::string start_of(pid_t pid) {
+  try {
+    const std::string words = read_text(fmt::format("/proc/{}/stat", pid), 4096);
+    // After the name, which may contain anything, the twentieth.
+    std::istringstream rest(words.substr(words.rfind(')') + 1));
+    std::string word;
+    constexpr int place = 20;
+    for (int i = 0; i < place; ++i)
+      rest >> word;
+    return word;
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+/// In a container, processes have other numbers.
+std::string machine() {
+  std::string boot = read_text("/proc/sys/kernel/random/boot_id", 64);
+  boot.erase(boot.find_last_not_of('\n') + 1);
+  return boot + "/" + std::filesystem::read_symlink("/proc/self/ns/pid").native();
+}
+
+/// "stillpoint BOOT PID START": a process that has died is known by it on its own machine.
+std::string own_cookie() {
+  return fmt::format("stillpoint {} {} {}", machine(), ::getpid(), start_of(::getpid()));
+}
+
+bool has_died(const std::string& cookie) {
+  std::istringstream words(cookie);
+  std::string program;
+  std::string boot;
+  std::string start;
+  pid_t pid = 0;
+  words >> program >> boot >> pid >> start;
+  return program == "stillpoint" && boot == machine() && pid > 1 && !start.empty() && start_of(pid) != start;
+}
+
+class Lock : public RbdLock {
+ public:
+  Lock(std::shared_ptr<PoolContext> context, rbd_image_t image, const std::string& id, std::string words)
+      : context_(std::move(context)), words_(std::move(words)), object_("rbd_header." + id), cookie_(own_cookie()) {
+    int result = take(0);
+    if (result == -EBUSY || result == -EEXIST)
+      if (const std::optional<Locker> dead = dead_holder(); dead) {
+        free_from(image, *dead);
+        result = take(0);
+      }
+    if (result == -EBUSY || result == -EEXIST) {
+      const std::optional<Locker> holder = locker();
+      throw Locked(fmt::format("{} is being written by another stillpoint, {}", words_,
+                               holder ? fmt::format("{} at {}", holder->client, holder->address) : "which has ended"),
+                   "try again when that is done");
+    }
+    ceph_check(result, fmt::format("cannot lock {}", words_));
+    renewer_ = std::jthread([this] { renew(); });
+  }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+  ~Lock() override {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    wake_.notify_all();
+    renewer_.join();
+    if (!lost_) rados_unlock(context_->get(), object_.c_str(), lock_name, cookie_.c_str());
+  }
+
+  void check() override {
+    if (lost_) throw Locked(fmt::format("the lock of {} was lost: this took too long to answer", words_), "try again");
+  }
+
+ private:
+  int take(std::uint8_t flags) {
+    timeval term{};
+    term.tv_sec = lock_term.count();
+    return rados_lock_exclusive(context_->get(), object_.c_str(), lock_name, cookie_.c_str(), "", &term, flags);
+  }
+
+  void renew() {
+    std::unique_lock lock(mutex_);
+    auto renewed = SteadyClock::now();
+    while (!wake_.wait_for(lock, lock_renewal, [this] { return ending_; })) {
+      lock.unlock();
+      const auto begun = SteadyClock::now();
+      const int result = take(LIBRADOS_LOCK_FLAG_MUST_RENEW);
+      lock.lock();
+      if (result == 0)
+        renewed = begun;
+      else if (result == -ENOENT || SteadyClock::now() - renewed > lock_term)
+        lost_ = true;
+      if (lost_) return;
+    }
+  }
+
+  std::optional<Locker> locker() {
+    int exclusive = 0;
+    std::string tag(256, '\0');
+    std::string clients(256, '\0');
+    std::string cookies(512, '\0');
+    std::string addresses(512, '\0');
+    std::size_t tag_size = tag.size();
+    std::size_t clients_size = clients.size();
+    std::size_t cookies_size = cookies.size();
+    std::size_t addresses_size = addresses.size();
+    const ssize_t count = rados_list_lockers(context_->get(), object_.c_str(), lock_name, &exclusive, tag.data(),
+                                             &tag_size, clients.data(), &clients_size, cookies.data(), &cookies_size,
+                                             addresses.data(), &addresses_size);
+    if (count <= 0) return std::nullopt;
+    return Locker{clients.c_str(), cookies.c_str(), addresses.c_str()};
+  }
+
+  std::optional<Locker> dead_holder() {
+    std::optional<Locker> holder = locker();
+    return holder && has_died(holder->cookie) ? holder : std::nullopt;
+  }
+
+  /// librbd would wait until the dead client's watch ends, half a minute.
+  void free_from(rbd_image_t image, const Locker& dead) {
+    rbd_lock_mode_t mode = RBD_LOCK_MODE_EXCLUSIVE;
+    std::array<char*, 8> owners{};
+    std::size_t count = owners.size();
+    if (rbd_lock_get_owners(image, &mode, owners.data(), &count) == 0) {
+      for (std::size_t i = 0; i < count; ++i)
+        if (dead.address == owners[i]) {
+          const int result = rbd_lock_break(image, mode, owners[i]);
+          if (result < 0)
+            log_warning("{}", errno_message(fmt::format("{}: its dead writer's lock stays", words_), -result));
+        }
+      rbd_lock_get_owners_cleanup(owners.data(), count);
+    }
+    const int result =
+        rados_break_lock(context_->get(), object_.c_str(), lock_name, dead.client.c_str(), dead.cookie.c_str());
+    if (result != -ENOENT) ceph_check(result, fmt::format("cannot break the lock of {}", words_));
+  }
+
+  std::shared_ptr<PoolContext> context_;
+  std::string words_;
+  std::string object_;
+  std::string cookie_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool ending_ = false;
+  std::atomic<bool> lost_{false};
+  std::jthread renewer_;
+};
+
+}  // namespace
+
+std::unique_ptr<RbdLock> make_rbd_lock(std::shared_ptr<PoolContext> context, rbd_image_t image, const std::string& id,
+                                       const std::string& words) {
+  return std::make_unique<Lock>(std::move(context), image, id, words);
+}
+
+}  // namespace stillpoint

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "host/restore/rbd-target.hh"
+
+#include "common/clock.hh"
+#include "common/errors.hh"
+#include "common/log.hh"
+#include "host/restore/disk-pieces.hh"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+
+namespace stillpoint {
+namespace {
+
+/// Longer than the cluster's own limit for a request.
+constexpr std::chrono::seconds image_write_limit{180};
+/// Zeroing an image's objects is a request for each of them.
+constexpr std::uint64_t zero_window = std::uint64_t{1} << 30;
+constexpr std::uint64_t most_zeroed_at_once = std::uint64_t{64} << 20;
+constexpr std::size_t most_zero_requests = 8;
+
+/// A failed write is the target's fault here.
+template <typename F>
+void as_storage(const F& work) {
+  try {
+    work();
+  } catch (const CephError& error) {
+    if (error.exit_code() != ExitCode::capture) throw;
+    throw StorageError(error.what(), error.hint());
+  }
+}
+
+class RbdTarget : public DiskTarget {
+ public:
+  /// `name`: what a new image is called in the end; null for one that was there. `place` follows it.
+  RbdTarget(std::shared_ptr<RbdPool> pool, std::shared_ptr<RbdPlace> place, std::unique_ptr<RbdImage> image,
+            std::uint64_t size, std::string name)
+      : pool_(std::move(pool)),
+        place_(std::move(place)),
+        image_(std::move(image)),
+        size_(size),
+        name_(std::move(name)) {}
+
+  void write(std::span<const Piece> pieces) override {
+    as_storage([&] {
+      begin();
+      const auto send = [this](const Piece& part) { image_->start_write(part.bytes, part.offset, 0); };
+      for (const Piece& piece : joined(pieces))
+        if (is_new())
+          without_zeros(piece, send);
+        else
+          send(piece);
+      wait_for(0);
+    });
+  }
+
+  void zero(std::uint64_t offset, std::uint64_t length) override {
+    if (is_new()) return;
+    as_storage([&] {
+      begin();
+      for (std::uint64_t at = offset, end = offset + length; at < end;) {
+        const std::uint64_t part = std::min(end - at, zero_window);
+        for (const RbdChange& there : image_->changed("", at, part, true))
+          if (there.exists) zero_data(std::max(at, there.offset), std::min(at + part, there.offset + there.length));
+        at += part;
+      }
+      wait_for(0);
+    });
+  }
+
+  void complete() override {
+    as_storage([&] {
+      begin();
+      image_->flush();
+      image_.reset();
+      if (!is_new()) return;
+      pool_->rename(place_->image, name_);
+      place_->image = name_;
+    });
+  }
+
+ private:
+  [[nodiscard]] bool is_new() const noexcept { return !name_.empty(); }
+
+  void begin() {
+    if (is_new() || begun_) return;
+    begun_ = true;
+    if (image_->size() != size_) image_->resize(size_);
+  }
+
+  void zero_data(std::uint64_t begin, std::uint64_t end) {
+    while (begin < end) {
+      const std::uint64_t part = std::min(end - begin, most_zeroed_at_once);
+      image_->start_zero(begin, part, 0);
+      begin += part;
+      wait_for(most_zero_requests);
+    }
+  }
+
+  /// Until no more than so many are on their way.
+  void wait_for(std::size_t requests) {
+    while (image_->in_flight() > requests)
+      if (!image_->next(image_write_limit))
+        throw Unreachable(fmt::format("the cluster does not write RBD image {}", to_string(*place_)),
+                          "look at the cluster (ceph -s), then try again");
+  }
+
+  std::shared_ptr<RbdPool> pool_;
+  std::shared_ptr<RbdPlace> place_;
+  std::unique_ptr<RbdImage> image_;
+  std::uint64_t size_;
+  std::string name_;
+  bool begun_ = false;
+};
+
+}  // namespace
+
+RbdImages::RbdImages(RbdRestore wanted) : wanted_(std::move(wanted)), cluster_(connect_ceph(wanted_.address)) {}
+
+RbdImages::~RbdImages() {
+  for (const std::shared_ptr<RbdPlace>& place : made_) {
+    try {
+      pool_of(*place)->remove(place->image);
+    } catch (const std::exception& error) {
+      log_warning("RBD image {} is left: {}", to_string(*place), error.what());
+    }
+  }
+}
+
+const std::shared_ptr<RbdPool>& RbdImages::pool_of(const RbdPlace& place) {
+  std::shared_ptr<RbdPool>& pool = pools_[{place.pool, place.name_space}];
+  if (!pool) pool = cluster_->rbd_pool(place.pool, place.name_space);
+  return pool;
+}
+
+void RbdImages::check(const RbdPlace& place) {
+  const std::shared_ptr<RbdPool>& pool = pool_of(place);
+  if (!pool->has(place.image)) return;
+  if (!wanted_.overwrite)
+    throw UsageError(fmt::format("there is an RBD image {} already", to_string(place)),
+                     "name another one, or use --overwrite");
+  const std::vector<std::string> users = pool->open(place.image, RbdAccess::read)->watchers();
+  if (!users.empty() && !wanted_.force)
+    throw Locked(
+        fmt::format("RBD image {} is in use, from {}", to_string(place), fmt::join(users, ", ")),
+        "end what uses it, see rbd status; one that has died is told for half a minute; --force writes anyway");
+}
+
+std::unique_ptr<DiskTarget> RbdImages::open(const RbdPlace& place, std::uint64_t size) {
+  check(place);
+  const std::shared_ptr<RbdPool>& pool = pool_of(place);
+  const auto now = std::make_shared<RbdPlace>(place);
+  if (pool->has(place.image))
+    return std::make_unique<RbdTarget>(pool, now, pool->open(place.image, RbdAccess::write), size, "");
+  now->image = fmt::format("{}.{}.partial", place.image, random_id().substr(0, 8));
+  RbdLayout layout = wanted_.layout;
+  layout.size = size;
+  made_.push_back(now);
+  as_storage([&] { pool->create(now->image, layout); });
+  return std::make_unique<RbdTarget>(pool, now, pool->open(now->image, RbdAccess::write), size, place.image);
+}
+
+}  // namespace stillpoint
