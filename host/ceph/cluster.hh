@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -46,6 +47,8 @@ class CephCluster {
   /// `name_space` may be empty. Throws NotFound, CephError. The pool keeps the connection.
   [[nodiscard]] virtual std::unique_ptr<RadosPool> rados_pool(const std::string& pool,
                                                               const std::string& name_space) = 0;
+  /// The pool's name now; it keeps its number when it is renamed. Throws NotFound.
+  [[nodiscard]] virtual std::string pool_name(std::int64_t id) = 0;
   [[nodiscard]] virtual std::unique_ptr<RbdPool> rbd_pool(const std::string& pool, const std::string& name_space) = 0;
 };
 

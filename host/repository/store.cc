@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "host/repository/directory-store.hh"
+#include "host/repository/rados-store.hh"
 #include "host/repository/remote-store.hh"
 
 #include <fmt/format.h>
@@ -52,14 +53,18 @@ std::string Store::get(const std::string& name, std::uint64_t limit) {
 std::unique_ptr<Store> open_store(std::string_view url, StoreAccess access) {
   if (url.starts_with("ssh://"))
     return std::make_unique<RemoteStore>(parse_remote_address(url.substr(sizeof "ssh://" - 1)), access);
+  if (url.starts_with("rados://"))
+    return std::make_unique<RadosStore>(parse_rados_address(url.substr(sizeof "rados://" - 1)), access);
   if (url.starts_with("file://")) {
     url.remove_prefix(7);
   } else if (const std::size_t colon = url.find("://"); colon != std::string_view::npos) {
     const std::string_view scheme = url.substr(0, colon);
-    const bool known = scheme == "rados" || scheme == "s3" || scheme == "swift";
-    throw ConfigError(known ? fmt::format("'{}' repositories are not built into this program", scheme)
-                            : fmt::format("'{}' is no kind of repository", scheme),
-                      "name a directory, as a path, as file://PATH, or as ssh://HOST/PATH on another machine");
+    const bool known = scheme == "s3" || scheme == "swift";
+    throw ConfigError(
+        known ? fmt::format("'{}' repositories are not built into this program", scheme)
+              : fmt::format("'{}' is no kind of repository", scheme),
+        "name a directory, as a path, as file://PATH, or as ssh://HOST/PATH on another machine, or a Ceph pool "
+        "as rados://POOL");
   }
   if (url.empty() || url.find('\0') != std::string_view::npos)
     throw ConfigError("the repository's name is empty", "name a directory, as a path or as file://PATH");

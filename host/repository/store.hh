@@ -18,7 +18,7 @@ namespace stillpoint {
 struct ObjectInfo {
   std::string name;
   std::uint64_t size = 0;  ///< bytes
-  WallTime modified{};     ///< by the store's clock
+  WallTime modified{};     ///< by the store's clock; by its writer's where the store has none
 };
 
 /// An object on its way into the store: nobody sees it before commit(); going out of scope without it leaves nothing.
@@ -107,8 +107,8 @@ enum class StoreAccess {
   write,
 };
 
-/// Opens the store that the url names: a path, file://path, or ssh://[user@]host[:port]/path. Throws ConfigError,
-/// Unreachable.
+/// Opens the store that the url names: a path, file://path, ssh://[user@]host[:port]/path, or rados://pool[/namespace].
+/// Throws ConfigError, Unreachable.
 [[nodiscard]] std::unique_ptr<Store> open_store(std::string_view url, StoreAccess access);
 
 }  // namespace stillpoint

@@ -60,6 +60,14 @@ std::unique_ptr<RadosPool> Cluster::rados_pool(const std::string& pool, const st
   return make_rados_pool(PoolContext(shared_from_this(), pool, name_space));
 }
 
+std::string Cluster::pool_name(std::int64_t id) {
+  std::array<char, 1024> name{};
+  const int result = rados_pool_reverse_lookup(get(), id, name.data(), name.size() - 1);
+  if (result == -ENOENT) throw NotFound(fmt::format("cluster {} has no pool number {}", fsid_, id));
+  ceph_check(result, fmt::format("cannot ask for pool number {}", id));
+  return name.data();
+}
+
 std::unique_ptr<RbdPool> Cluster::rbd_pool(const std::string& pool, const std::string& name_space) {
   return make_rbd_pool(PoolContext(shared_from_this(), pool, name_space));
 }

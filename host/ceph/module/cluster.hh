@@ -35,6 +35,7 @@ class Cluster : public CephCluster, public std::enable_shared_from_this<Cluster>
   [[nodiscard]] const std::string& fsid() const override { return fsid_; }
   [[nodiscard]] const std::string& words() const override { return words_; }
   [[nodiscard]] std::unique_ptr<RadosPool> rados_pool(const std::string& pool, const std::string& name_space) override;
+  [[nodiscard]] std::string pool_name(std::int64_t id) override;
   [[nodiscard]] std::unique_ptr<RbdPool> rbd_pool(const std::string& pool, const std::string& name_space) override;
 
   [[nodiscard]] rados_t get() const noexcept { return cluster_.get(); }

@@ -66,7 +66,15 @@ std::unique_ptr<ObjectView> FaultyStore::view(const std::string& name) {
 
 std::vector<ObjectInfo> FaultyStore::list(std::string_view prefix) {
   step(Step::look);
-  return real_->list(prefix);
+  std::vector<ObjectInfo> objects = real_->list(prefix);
+  for (ObjectInfo& object : objects)
+    if (old_.contains(object.name)) object.modified -= std::chrono::hours(24);
+  return objects;
+}
+
+void FaultyStore::make_packs_old() {
+  for (const ObjectInfo& object : real_->list("packs"))
+    old_.insert(object.name);
 }
 
 void FaultyStore::remove(const std::string& name) {

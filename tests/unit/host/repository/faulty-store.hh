@@ -6,6 +6,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 
 namespace stillpoint::test {
@@ -19,6 +20,9 @@ class FaultyStore : public Store {
   using Fault = std::function<void(Step step, std::uint64_t number)>;
 
   FaultyStore(std::unique_ptr<Store> real, Fault fault) : real_(std::move(real)), fault_(std::move(fault)) {}
+
+  /// From now on the packs that are there seem to have been written a day ago.
+  void make_packs_old();
 
   [[nodiscard]] std::uint64_t steps() const noexcept { return number_; }
 
@@ -47,6 +51,7 @@ class FaultyStore : public Store {
  private:
   std::unique_ptr<Store> real_;
   Fault fault_;
+  std::set<std::string> old_;  ///< objects
   std::atomic<std::uint64_t> number_{0};
   inline static thread_local std::string committed_;
 };

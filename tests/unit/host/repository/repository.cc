@@ -359,7 +359,7 @@ TEST_CASE("a place that is no repository is named as such") {
   const Scratch scratch;
   CHECK_THROWS_AS(Repository(scratch.repository(), Repository::Mode::read), ConfigError);
   CHECK_THROWS_AS(Repository(scratch.path().native(), Repository::Mode::read), ConfigError);
-  for (const char* url : {"s3://bucket", "rados://pool", "swift://x", "ftp://x", ""})
+  for (const char* url : {"s3://bucket", "rados://", "rados://pool?x=y", "swift://x", "ftp://x", ""})
     CHECK_THROWS_AS(Repository(url, Repository::Mode::read), ConfigError);
   Repository::create("file://" + scratch.repository(), {});
   CHECK_THROWS_AS(Repository::create(scratch.repository(), {}), ConfigError);

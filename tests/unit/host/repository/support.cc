@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 
@@ -25,6 +26,16 @@ Scratch::Scratch() : path_(fs::temp_directory_path() / ("stillpoint-test-" + ran
 Scratch::~Scratch() {
   std::error_code ignored;
   fs::remove_all(path_, ignored);
+}
+
+bool repositories_are_directories() {
+  return std::getenv("STILLPOINT_TEST_STORE") == nullptr;
+}
+
+std::string Scratch::repository() const {
+  if (repositories_are_directories()) return (path_ / "repository").native();
+  std::string url = std::getenv("STILLPOINT_TEST_STORE");
+  return url.insert(std::min(url.find('?'), url.size()), "/" + path_.filename().native());
 }
 
 Bytes random_bytes(std::size_t length, std::uint64_t seed) {

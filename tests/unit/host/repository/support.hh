@@ -17,7 +17,8 @@ namespace stillpoint::test {
 
 using Bytes = std::vector<std::byte>;
 
-/// A directory of its own, removed in the end.
+/// A directory of its own, removed in the end, and a place for a repository: a directory in it, or a new namespace of
+/// the pool that STILLPOINT_TEST_STORE names (rados://POOL?...), which stays.
 class Scratch {
  public:
   Scratch();
@@ -25,7 +26,7 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch();
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-  [[nodiscard]] std::string repository() const { return (path_ / "repository").native(); }
+  [[nodiscard]] std::string repository() const;
 
  private:
   std::filesystem::path path_;
@@ -55,6 +56,9 @@ Manifest commit(Repository& repository, std::string_view domain, const DiskMap& 
 
 /// Whether verify() finds nothing wrong with all that is there, every byte read.
 [[nodiscard]] bool is_whole(Repository& repository);
+
+/// Whether a test's repository is a directory's files.
+[[nodiscard]] bool repositories_are_directories();
 
 /// As if they had been written yesterday: prune leaves those of a running backup alone.
 void make_packs_old(const std::filesystem::path& repository);
