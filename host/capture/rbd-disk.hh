@@ -22,9 +22,10 @@ class RbdDisk : public QueuedReader {
     /// False where the image may have been rolled back to an older snapshot: object maps are wrong then, and every
     /// object is asked for its own history.
     bool trust_object_maps = true;
+    std::vector<RbdBase::Range> besides{};  ///< counts as changed, whatever the comparison says
   };
 
-  /// `snapshot`: its id; 0 for the image itself, which nobody writes to then. Throws NotFound, CephError.
+  /// `snapshot`: its id; 0 for the image itself, which nobody writes to then. Throws CaptureError.
   RbdDisk(std::unique_ptr<RbdImage> image, std::uint64_t snapshot, std::optional<Base> base = std::nullopt);
   ~RbdDisk() override;
 
@@ -50,7 +51,7 @@ class RbdDisk : public QueuedReader {
 
   void check_range(std::uint64_t offset, std::uint64_t length) const;
   [[nodiscard]] Range candidate(std::uint64_t offset);
-  void learn_candidates(std::uint64_t offset);
+  void survey(std::uint64_t offset);
   void learn_changes(std::uint64_t offset, std::uint64_t end);
   [[nodiscard]] std::vector<Extent> tell(std::uint64_t offset, std::uint64_t length, bool discarded_is_data);
 
@@ -58,6 +59,7 @@ class RbdDisk : public QueuedReader {
   std::optional<Base> base_;
   std::uint64_t size_ = 0;
   std::uint64_t object_size_ = 0;
+  bool has_object_maps_ = false;
   Range surveyed_;                 ///< where the candidates are known
   std::vector<Range> candidates_;  ///< ranges of objects that may have changed, in ascending order
   Range known_;                    ///< where the changes are known

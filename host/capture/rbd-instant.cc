@@ -40,6 +40,7 @@ struct RbdInstant::Disk {
   RbdFacts facts;
   std::optional<RbdDisk::Base> changes_since{};
   bool in_our_group = false;
+  std::uint64_t base_id = 0;  ///< of the snapshot that it is compared with; 0: none
   std::uint64_t instant = 0;  ///< id of the snapshot that is read
   RbdBase next{};
 };
@@ -56,11 +57,8 @@ class RbdInstant::Taking {
   /// False when it takes longer. Throws what a request threw.
   bool wait(std::chrono::milliseconds limit) {
     std::unique_lock lock(mutex_);
-    const auto over = [this] { return left_ == 0; };
-    if (limit == limit.max())
-      done_.wait(lock, over);
-    else if (!done_.wait_for(lock, limit, over))
-      return false;
+    const auto over = [this] { return left_ == 0 || failure_; };
+    if (!done_.wait_for(lock, limit, over)) return false;
     if (failure_) std::rethrow_exception(failure_);
     return true;
   }
@@ -106,6 +104,11 @@ RbdInstant::RbdInstant(const std::vector<RbdSource>& sources, const std::string&
         std::make_unique<Disk>(Disk{source, **cluster, std::move(pool), std::move(image), std::move(facts)}));
     check_base(*disks_.back());
   }
+  for (const auto& disk : disks_)
+    disk->source.address.key.clear();
+  for (const auto& cluster : clusters_)
+    cluster->address.key.clear();
+  make_groups();
 }
 
 RbdInstant::~RbdInstant() {
@@ -133,18 +136,19 @@ void RbdInstant::check_base(Disk& disk) const {
   if (disk.facts.layout.size != source.base_size || found->size != source.base_size)
     return refuse("the image was resized");
   const bool has_older = std::any_of(snapshots.begin(), found, can_be_rolled_back_to);
-  disk.changes_since = RbdDisk::Base{base.snapshot, disk.facts.fast_diff && !base.had_older && !has_older};
+  disk.changes_since =
+      RbdDisk::Base{base.snapshot, disk.facts.fast_diff && !base.had_older && !has_older, base.between};
+  disk.base_id = base.snapshot_id;
 }
 
 /// What a run that was killed has left: there is no other of this domain beside ours.
 void RbdInstant::remove_stale_groups() {
-  for (const auto& disk : disks_) {
-    const std::string stale = disk->facts.group;
-    if (!stale.starts_with(prefix_ + domain_ + ".")) continue;
-    for (const auto& other : disks_)
-      if (&other->cluster == &disk->cluster) other->pool->remove_group(stale);
-    disk->facts = disk->image->facts();
-  }
+  const std::string ours = prefix_ + domain_ + ".";
+  for (const auto& disk : disks_)
+    for (const std::string& group : disk->pool->groups())
+      if (group.starts_with(ours)) disk->pool->remove_group(group);
+  for (const auto& disk : disks_)
+    if (disk->facts.group.starts_with(ours)) disk->facts = disk->image->facts();
 }
 
 /// Images that are in no group of the operator's get one of ours: Ceph has one for images of one namespace, whatever
@@ -166,16 +170,13 @@ void RbdInstant::make_groups() {
   }
 }
 
-void RbdInstant::take_bases() {
+void RbdInstant::prepare(std::chrono::milliseconds limit) {
   std::vector<std::function<void()>> requests;
   for (const auto& disk : disks_)
     if (disk->in_our_group) requests.push_back([&image = *disk->image, this] { image.create_snapshot(snapshot_); });
-  Taking(requests).wait(std::chrono::milliseconds::max());
-}
-
-void RbdInstant::prepare() {
-  make_groups();
-  take_bases();
+  if (requests.empty()) return;
+  taking_ = std::make_unique<Taking>(requests);
+  wait(limit);
 }
 
 void RbdInstant::start() {
@@ -197,8 +198,48 @@ void RbdInstant::wait(std::chrono::milliseconds limit) {
 
 bool RbdInstant::is_atomic() const noexcept {
   return disks_.size() <= 1 ||
-         (group_pools_.size() == 1 &&
-          std::all_of(disks_.begin(), disks_.end(), [](const auto& disk) { return disk->in_our_group; }));
+         (group_pools_.size() == 1 && std::all_of(disks_.begin(), disks_.end(), [](const auto& disk) {
+            // Without its lock nobody keeps an image's writer waiting.
+            return disk->in_our_group && disk->facts.exclusive_lock;
+          }));
+}
+
+/// What was written between base and instant may be discarded until the next still point, and a comparison with the
+/// base would not tell: it is neither here nor there.
+void RbdInstant::learn_between(Disk& disk) const {
+  const std::uint64_t object_size = std::uint64_t{1} << disk.facts.layout.order;
+  disk.image->look_at(disk.instant);
+  std::vector<RbdBase::Range> ranges;
+  for (const RbdChange& change : disk.image->changed(snapshot_, 0, disk.image->size(), true)) {
+    const std::uint64_t end = (change.offset + change.length + object_size - 1) / object_size * object_size;
+    const std::uint64_t begin = change.offset / object_size * object_size;
+    if (!ranges.empty() && begin <= ranges.back().offset + ranges.back().length)
+      ranges.back().length = std::max(ranges.back().length, end - ranges.back().offset);
+    else
+      ranges.push_back({begin, end - begin});
+  }
+  disk.image->look_at(0);
+  // A guest that wrote all over the disk in a moment: the ranges between are read once more, too.
+  while (ranges.size() > max_rbd_ranges) {
+    std::vector<RbdBase::Range> fewer;
+    for (std::size_t i = 0; i < ranges.size(); i += 2) {
+      const RbdBase::Range& last = ranges[std::min(i + 1, ranges.size() - 1)];
+      fewer.push_back({ranges[i].offset, last.offset + last.length - ranges[i].offset});
+    }
+    ranges = std::move(fewer);
+  }
+  disk.next.between = std::move(ranges);
+}
+
+void RbdInstant::check() const {
+  for (const auto& disk : disks_) {
+    const std::vector<RbdSnapshot> snapshots = disk->image->snapshots();
+    for (const std::uint64_t needed : {disk->instant, disk->base_id})
+      if (needed != 0 && std::ranges::find(snapshots, needed, &RbdSnapshot::id) == snapshots.end())
+        throw CaptureError(
+            fmt::format("a snapshot of RBD image {} was removed while it was read", to_string(disk->source.place)),
+            "do not remove snapshots named stillpoint.* while a backup runs; try again");
+  }
 }
 
 void RbdInstant::settle() {
@@ -214,6 +255,7 @@ void RbdInstant::settle() {
     if (disk->instant == 0 || next.snapshot_id == 0)
       throw CaptureError(
           fmt::format("the snapshot of RBD image {} was removed just now", to_string(disk->source.place)), "try again");
+    if (disk->in_our_group) learn_between(*disk);
     // Those of our own are removed at the end.
     next.had_older = std::any_of(snapshots.begin(), snapshots.end(), [&](const RbdSnapshot& snapshot) {
       return snapshot.id < next.snapshot_id && can_be_rolled_back_to(snapshot) && !snapshot.name.starts_with(prefix_);
@@ -243,8 +285,12 @@ RbdBase RbdInstant::next_base(const std::string& target) const {
 std::unique_ptr<QueuedReader> RbdInstant::open(const std::string& target) const {
   const Disk& found = disk(target);
   const RbdPlace& place = found.source.place;
-  const auto pool = found.cluster.connection->rbd_pool(place.pool, place.name_space);
-  return std::make_unique<RbdDisk>(pool->open(place.image, RbdAccess::read), found.instant, found.changes_since);
+  try {
+    const auto pool = found.cluster.connection->rbd_pool(place.pool, place.name_space);
+    return std::make_unique<RbdDisk>(pool->open(place.image, RbdAccess::read), found.instant, found.changes_since);
+  } catch (const CephError& e) {
+    throw CaptureError(e.what(), e.hint());
+  }
 }
 
 void RbdInstant::keep() {

@@ -26,8 +26,8 @@ struct RbdSource {
 
 /// The RBD snapshots of one still point. Of a single image, one is taken at the instant and stays as the next one's
 /// base. Several images have one instant together only by a snapshot of a group, which cannot be a base: their bases
-/// are taken just before it. What was written between base and instant is read once more the next time, and nothing is
-/// missed. The scope removes what was made, unless keep() was called.
+/// are taken just before it. What was written between base and instant is noted, and read once more the next time. The
+/// scope removes what was made, unless keep() was called.
 class RbdInstant {
  public:
   /// Opens the images and decides what is read in full. `prefix` ("stillpoint.<repository>.") begins the names of all
@@ -39,14 +39,17 @@ class RbdInstant {
   RbdInstant& operator=(const RbdInstant&) = delete;
   ~RbdInstant();
 
-  /// What can be made before the freeze window, and as late as possible before it.
-  void prepare();
+  /// Takes the bases of several images, as late as possible before the freeze window. Throws CaptureError when it takes
+  /// longer than `limit`.
+  void prepare(std::chrono::milliseconds limit);
   /// The instant: begins to take the snapshots.
   void start();
   /// Throws CaptureError when they are not there within `limit`.
   void wait(std::chrono::milliseconds limit);
   /// Learns what was taken: after the window, for nothing that can wait has a place in it. Throws CaptureError.
   void settle();
+  /// Throws CaptureError when what is read, or what it is compared with, was removed meanwhile: it would read as zeros.
+  void check() const;
   /// Whether all its images have one instant even when nobody was frozen.
   [[nodiscard]] bool is_atomic() const noexcept;
 
@@ -71,7 +74,7 @@ class RbdInstant {
   void check_base(Disk& disk) const;
   void remove_stale_groups();
   void make_groups();
-  void take_bases();
+  void learn_between(Disk& disk) const;
   void undo() noexcept;
 
   std::string prefix_;

@@ -58,6 +58,9 @@ struct RbdSnapshot {
   std::string group_snapshot{};  ///< and the name of its snapshot
 };
 
+/// Ranges of a base, at most.
+inline constexpr std::size_t max_rbd_ranges = 4096;
+
 /// The RBD snapshot that a still point left on an image, for the next one to tell what changed.
 struct RbdBase {
   std::string cluster;   ///< fsid
@@ -66,6 +69,14 @@ struct RbdBase {
   std::uint64_t snapshot_id = 0;
   /// Whether there were older snapshots when it was taken, that the image could be rolled back to behind it.
   bool had_older = false;
+  /// What was written between it and the instant, where it is older (RbdInstant): the still point may hold there what
+  /// a later comparison with it no longer tells, because it was discarded since. In ascending order.
+  struct Range {
+    std::uint64_t offset = 0;
+    std::uint64_t length = 0;
+    bool operator==(const Range&) const = default;
+  };
+  std::vector<Range> between{};
 
   bool operator==(const RbdBase&) const = default;
 };
@@ -77,6 +88,7 @@ struct RbdFacts {
   std::optional<RbdPlace> parent{};  ///< it is a clone of a snapshot of that image
   std::string group{};               ///< the group it is in; empty when in none
   bool fast_diff = false;            ///< its object maps tell what changed
+  bool exclusive_lock = false;       ///< writers of several images can be held at once
   bool journaling = false;
   bool migrating = false;
 };
@@ -133,8 +145,8 @@ class RbdImage {
 
   /// What was written in the range between the user's snapshot `from` and what is looked at; all there is when `from`
   /// is empty, parents' data too. In ascending order; what is not told has not changed (is a hole). `whole_objects`: by
-  /// object maps where the image has them, in steps of objects. These are wrong after a rollback to a snapshot older
-  /// than `from`: objects that it changed back are not told.
+  /// object maps where the image has them, in steps of objects (of a striped image: what may have changed). These are
+  /// wrong after a rollback to a snapshot older than `from`: objects that it changed back are not told.
   [[nodiscard]] virtual std::vector<RbdChange> changed(const std::string& from, std::uint64_t offset,
                                                        std::uint64_t length, bool whole_objects) = 0;
 

@@ -337,8 +337,8 @@ void back_up_running(Run& run, const Domain& domain) {
   // Some milliseconds later, for nothing that can hang has a place in the window.
   run.state = read_state(run.places, true);
   pause_for_test("report");
-  disks.check();  // of a guest that was shut off meanwhile a grade would tell nothing
   disks.settle();
+  disks.check();  // of a guest that was shut off meanwhile a grade would tell nothing
   warn_of_several_instants(run, disks);
   const std::vector<DiskSource> sources = disks.sources();
   fetch_report(run, agent.get());
@@ -447,6 +447,7 @@ void back_up_shut_off(Run& run, const Domain& domain) {
   capture_and_commit(run, sources, {}, nullptr, [&] {
     // What lies in a snapshot stays as it was.
     if (!images.empty()) check_shut_off();
+    disks.check();
     watch.check();
   });
   keep_bases(run, disks);

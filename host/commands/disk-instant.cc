@@ -47,7 +47,10 @@ DiskInstant::DiskInstant(DiskInstantRequest request)
   });
 }
 
-DiskInstant::~DiskInstant() = default;
+// The job first: it costs the guest, and a cluster that does not answer takes its time.
+DiskInstant::~DiskInstant() {
+  job_.reset();
+}
 
 void DiskInstant::plan_job() {
   const Manifest* const parent = request_.parent;
@@ -83,19 +86,30 @@ void DiskInstant::plan() {
 }
 
 void DiskInstant::prepare() {
-  if (rbd_) rbd_->prepare();
+  if (rbd_) rbd_->prepare(snapshot_limit);
 }
 
 void DiskInstant::take() {
   const auto begun = SteadyClock::now();
   if (rbd_) rbd_->start();
   if (job_) job_->begin();
-  if (rbd_) rbd_->wait(snapshot_limit);
+  // All of it within one limit: the guest waits.
+  const auto gone = std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock::now() - begun);
+  if (rbd_) rbd_->wait(std::max<std::chrono::milliseconds>(snapshot_limit - gone, std::chrono::milliseconds(0)));
   took_ = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
 }
 
 void DiskInstant::settle() {
-  if (rbd_) rbd_->settle();
+  if (!rbd_) return;
+  rbd_->settle();
+  if (!request_.running) return;
+  // Of the job's disks it is known; the guest may have gone on with another image since the first look.
+  const std::vector<DomainDisk> now = request_.domain.disks();
+  for (const DomainDisk& disk : request_.disks) {
+    const auto found = std::ranges::find(now, disk.target, &DomainDisk::target);
+    if (found == now.end() || found->source != disk.source || found->rbd != disk.rbd)
+      throw CaptureError(fmt::format("the disks of {} were changed just now", request_.domain.name()), "try again");
+  }
 }
 
 bool DiskInstant::is_atomic() const noexcept {
@@ -146,6 +160,7 @@ std::string DiskInstant::checkpoint() const {
 
 void DiskInstant::check() const {
   if (job_) job_->check();
+  if (rbd_) rbd_->check();
 }
 
 void DiskInstant::keep() {

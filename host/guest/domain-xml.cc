@@ -107,7 +107,7 @@ std::string reason_to_skip(const pugi::xml_node& disk, const std::string& source
     return fmt::format("its source is of type {}, which QEMU cannot back up", type);
   if (source.empty()) return "it has no source";
   if (!is_plain(format, 16)) return "its format has an unusual name";
-  if (!running && type != "file" && type != "block" && !(is_rbd(disk) && format == "raw"))
+  if (!running && type != "file" && type != "block" && !rbd_of(disk, format))
     return "its source can be read only while the domain runs";
   return {};
 }

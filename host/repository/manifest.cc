@@ -39,16 +39,26 @@ Map parse_map(const Json& json) {
 }
 
 Json to_json(const RbdBase& base) {
-  return Json{{"cluster", base.cluster},
-              {"image_id", base.image_id},
-              {"snapshot", base.snapshot},
-              {"snapshot_id", base.snapshot_id},
-              {"had_older", base.had_older}};
+  Json between = Json::array();
+  for (const RbdBase::Range& range : base.between)
+    between.push_back({range.offset, range.length});
+  return Json{{"cluster", base.cluster},         {"image_id", base.image_id},   {"snapshot", base.snapshot},
+              {"snapshot_id", base.snapshot_id}, {"had_older", base.had_older}, {"between", between}};
 }
 
 RbdBase parse_rbd_base(const Json& json) {
-  return {json_string(json, "cluster", 64), json_string(json, "image_id", 255), json_string(json, "snapshot", 255),
-          json_uint(json, "snapshot_id"), json_bool(json, "had_older")};
+  RbdBase base{json_string(json, "cluster", 64), json_string(json, "image_id", 255), json_string(json, "snapshot", 255),
+               json_uint(json, "snapshot_id"), json_bool(json, "had_older")};
+  const Json& between = json_array(json, "between", max_rbd_ranges);
+  constexpr std::uint64_t most = std::uint64_t{1} << 62;
+  for (const Json& range : between) {
+    if (!range.is_array() || range.size() != 2 || !range[0].is_number_unsigned() || !range[1].is_number_unsigned())
+      throw ProtocolError("a range of an RBD image is none");
+    base.between.push_back({range[0].get<std::uint64_t>(), range[1].get<std::uint64_t>()});
+    if (base.between.back().offset > most || base.between.back().length > most)
+      throw ProtocolError("a range of an RBD image is too long");
+  }
+  return base;
 }
 
 Json to_json(const DiskRecord& disk) {

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,23 @@ class Rbd(unittest.TestCase):
             self.domains.append(name)
         self.libvirtd.virsh("define", xml)
         return name
+
+    @contextlib.contextmanager
+    def paused(self, domain, state):
+        """A backup that stands at that state; goes on at the end. Its documents are in `outcome`."""
+        pauses = self.scratch / f"pauses-{domain}-{state}"
+        pauses.mkdir()
+        (pauses / state).touch()
+        command = [self.companion.program, "backup", domain, "--no-trees", "--json", "--repository", self.companion.repository]
+        with subprocess.Popen(
+            [*command, "--connect", self.companion.uri], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "STILLPOINT_TEST_PAUSE": str(pauses)},
+        ) as process:
+            wait_until((pauses / f"{state}.reached").exists, 60, f"state {state}")
+            yield process
+            (pauses / f"{state}.reached").unlink()
+            self.outcome, self.errors = process.communicate(timeout=120)
+        shutil.rmtree(pauses)
 
     # Still points.
 
@@ -287,21 +305,42 @@ class Rbd(unittest.TestCase):
         domain = self.define("killed", *images)
         self.backup(domain)
         self.libvirtd.virsh("start", domain)
-        for state in ("freeze", "read", "commit", "end-job"):
-            pauses = self.scratch / f"pauses-{state}"
-            pauses.mkdir()
-            (pauses / state).touch()
-            command = [self.companion.program, "backup", domain, "--no-trees", "--repository", self.companion.repository]
-            with subprocess.Popen(
-                [*command, "--connect", self.companion.uri], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                env={**os.environ, "STILLPOINT_TEST_PAUSE": str(pauses)},
-            ) as victim:
-                wait_until((pauses / f"{state}.reached").exists, 60, f"state {state}")
+        for state in ("freeze", "commit", "end-job"):
+            with self.paused(domain, state) as victim:
                 self.refused(domain, 10, "another backup of this domain")
                 victim.send_signal(signal.SIGKILL)
+                victim.wait()
             self.assertNotEqual(self.groups(), [])
             self.write(images[0], (self.random.randrange(40) * MIB, 65536))
             self.check(self.backup(domain), *images, incremental=True)
+
+    def test_7_what_is_written_between_base_and_instant(self):
+        """A comparison with the base tells nothing of what came after it and went before the next still point."""
+        images = [self.create("rbd/b1"), self.create("rbd/b2")]
+        domain = self.define("between", *images)
+        self.libvirtd.virsh("start", domain)
+        with self.paused(domain, "freeze"):
+            self.write(images[0], (44 * MIB, 4 * MIB), (12 * MIB, 4096))
+        first = json.loads(self.outcome)
+        self.check(first, *images, incremental=False)
+        self.qemu_io(images[0], f"discard {44 * MIB} {4 * MIB}")
+        self.check(self.backup(domain), *images, incremental=True)
+        with self.paused(domain, "freeze"):
+            self.write(images[0], (16 * MIB, 4096), (40 * MIB, 65536))
+        base = self.disk(json.loads(self.outcome))["rbd"]["snapshot"]
+        self.ceph.rbd("snap", "rollback", "--no-progress", f"{images[0]}@{base}")
+        self.check(self.backup(domain), *images, incremental=True)
+
+    def test_7_a_snapshot_that_is_removed_while_it_is_read(self):
+        image = self.create("rbd/removed")
+        domain = self.define("removed", image)
+        self.libvirtd.virsh("start", domain)
+        for state in ("read", "commit"):
+            with self.paused(domain, state):
+                self.ceph.rbd("snap", "purge", "--no-progress", image)
+            self.assertIn("removed while it was read", self.errors)
+            self.assertEqual(json.loads(self.outcome)["error"]["code"], 7)
+        self.check(self.backup(domain), image, incremental=False)
 
     def test_8_what_is_wrong_is_said(self):
         image = self.create("rbd/wrong")

@@ -126,6 +126,7 @@ class Image : public RbdImage {
     return result;
   }
   [[nodiscard]] std::uint64_t object_size() const;
+  [[nodiscard]] bool is_striped() const;
   [[nodiscard]] std::optional<RbdPlace> parent() const;
   [[nodiscard]] std::string group() const;
   void learn_group(RbdSnapshot& snapshot) const;
@@ -141,6 +142,12 @@ std::uint64_t Image::object_size() const {
   rbd_image_info_t info{};
   check(rbd_stat(image_.get(), &info, sizeof info), "cannot be asked what it is");
   return info.obj_size;
+}
+
+bool Image::is_striped() const {
+  std::uint64_t count = 0;
+  check(rbd_get_stripe_count(image_.get(), &count), "cannot be asked for its striping");
+  return count > 1;
 }
 
 std::optional<RbdPlace> Image::parent() const {
@@ -185,6 +192,7 @@ RbdFacts Image::facts() {
   facts.group = group();
   facts.fast_diff = (features & RBD_FEATURE_FAST_DIFF) != 0 &&
                     (flags & (RBD_FLAG_FAST_DIFF_INVALID | RBD_FLAG_OBJECT_MAP_INVALID)) == 0;
+  facts.exclusive_lock = (features & RBD_FEATURE_EXCLUSIVE_LOCK) != 0;
   facts.journaling = (features & RBD_FEATURE_JOURNALING) != 0;
   facts.migrating = (features & RBD_FEATURE_MIGRATING) != 0;
   return facts;
@@ -251,9 +259,23 @@ std::uint64_t Image::size() {
 std::vector<RbdChange> Image::changed(const std::string& from, std::uint64_t offset, std::uint64_t length,
                                       bool whole_objects) {
   std::vector<RbdChange> changes;
+  struct Told {
+    std::vector<RbdChange>& list;
+    std::uint64_t step;  ///< ranges are rounded to it; 0: they are not
+  } told{changes, whole_objects && is_striped() ? object_size() : 0};
   const auto take = [](std::uint64_t at, std::size_t bytes, int exists, void* user) noexcept -> int {
-    auto& list = *static_cast<std::vector<RbdChange>*>(user);
+    auto& [list, step] = *static_cast<Told*>(user);
     if (bytes == 0) return 0;
+    if (step != 0) {
+      // An object of a striped image is many short ranges, between those of its neighbours.
+      const std::uint64_t end = (at + bytes + step - 1) / step * step;
+      at = at / step * step;
+      if (!list.empty() && list.back().offset <= at && at < list.back().offset + list.back().length)
+        at = std::min(end, list.back().offset + list.back().length);
+      bytes = static_cast<std::size_t>(end - at);
+      exists = 1;
+      if (bytes == 0) return 0;
+    }
     if (!list.empty() && list.back().offset + list.back().length == at && list.back().exists == (exists != 0)) {
       list.back().length += bytes;
       return 0;
@@ -267,7 +289,7 @@ std::vector<RbdChange> Image::changed(const std::string& from, std::uint64_t off
     return 0;
   };
   const int result = rbd_diff_iterate2(image_.get(), from.empty() ? nullptr : from.c_str(), offset, length, 1,
-                                       whole_objects ? 1 : 0, take, &changes);
+                                       whole_objects ? 1 : 0, take, &told);
   if (result == -ENOENT) throw NotFound(fmt::format("{} has no snapshot {}", words_, from));
   check(result, "cannot tell what changed");
   // Striping deals a range out to several objects, each of which tells its own.
