@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <condition_variable>
@@ -21,6 +22,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 namespace stillpoint {
@@ -508,6 +510,11 @@ std::unique_ptr<RadosPool> open_rados_pool(CephCluster& cluster, const std::stri
   }
 }
 
+/// Where a pool is full no object can be made, but what prune needs to make room can be written in folders that are
+/// there.
+constexpr std::array<const char*, 8> first_folders{"locks", "features", "doomed",    "waits",
+                                                   "index", "packs",    "manifests", "quarantine"};
+
 void create_root(RadosPool& names, RadosPool* contents, const RadosAddress& address) {
   if (names.is_erasure_coded())
     throw ConfigError(
@@ -521,7 +528,11 @@ void create_root(RadosPool& names, RadosPool* contents, const RadosAddress& addr
   change.object = RadosChange::Object::is_new;
   change.set.emplace(format_key, known_format);
   if (contents != nullptr) change.set.emplace(data_pool_key, std::to_string(contents->id()));
+  for (const char* folder : first_folders)
+    change.set.emplace(rados_key::of(rados_key::folder, folder), known_format);
   if (names.change(root_folder, change) != RadosOutcome::done) throw ConfigError(taken, hint);
+  for (const char* folder : first_folders)
+    static_cast<void>(names.change(folder_object(folder), {}));
 }
 
 /// The pool with the contents, by its number; -1: the same pool.

@@ -598,6 +598,8 @@ ReclaimResult Repository::reclaim(const ReclaimOptions& options) {
     stand_alone(store, exclusive->id(), options.stop);
     need_feature(store, "leases");
     drop_damaged_dooms(store);
+    // With what the dead have left, whether anything waits for them or not.
+    static_cast<void>(oldest_work());
     sweep_unfinished(store, unfinished);
     sweep_drills(store);
   }

@@ -135,11 +135,11 @@ std::optional<std::map<std::string, std::string>> ObjectPool::entries(const std:
   int read_result = 0;
   rados_read_op_omap_get_vals_by_keys2(operation.get(), texts.data(), texts.size(), lengths.data(), &iterator,
                                        &read_result);
+  const EntryIterator found(iterator);
   const int result = rados_read_op_operate(operation.get(), context_->get(), object.c_str(), LIBRADOS_OPERATION_NOFLAG);
   if (result == -ENOENT) return std::nullopt;
   const std::string what = fmt::format("cannot read {}", words(object));
   ceph_check(result, what);
-  const EntryIterator found(iterator);
   ceph_check(read_result, what);
   std::map<std::string, std::string> entries;
   for (;;) {

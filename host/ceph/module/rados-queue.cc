@@ -44,8 +44,8 @@ class Queue : public RadosQueue {
     std::uint64_t tag = 0;
     bool is_read = false;
     int result = 0;
+    EntryIterator entries;  ///< of the page
     ReadOperation page;
-    rados_omap_iter_t entries = nullptr;  ///< of the page, when it was answered
     unsigned char more = 0;
     int page_result = 0;
   };
@@ -134,8 +134,10 @@ void Queue::start_page(const std::string& object, const std::string& prefix, con
   Request& its = *request;
   its.tag = tag;
   its.page.reset(rados_create_read_op());
-  rados_read_op_omap_get_vals2(its.page.get(), after.c_str(), prefix.c_str(), page_entries, &its.entries, &its.more,
+  rados_omap_iter_t entries = nullptr;
+  rados_read_op_omap_get_vals2(its.page.get(), after.c_str(), prefix.c_str(), page_entries, &entries, &its.more,
                                &its.page_result);
+  its.entries.reset(entries);
   send(std::move(request), object, [&](rados_completion_t completion) {
     return rados_aio_read_op_operate(its.page.get(), context_->get(), completion, object.c_str(),
                                      LIBRADOS_OPERATION_NOFLAG);
@@ -158,7 +160,6 @@ RadosQueue::Answer Queue::next() {
   } else if (request->is_read) {
     answer.bytes = static_cast<std::size_t>(request->result);
   } else if (request->page) {
-    const EntryIterator entries(request->entries);
     if (request->page_result < 0) answer.error = -request->page_result;
     answer.page.more = request->more != 0;
     const char* key = nullptr;
@@ -166,8 +167,8 @@ RadosQueue::Answer Queue::next() {
     std::size_t key_length = 0;
     std::size_t value_length = 0;
     while (answer.error == 0) {
-      if (rados_omap_get_next2(entries.get(), const_cast<char**>(&key), const_cast<char**>(&value), &key_length,
-                               &value_length) < 0)
+      if (rados_omap_get_next2(request->entries.get(), const_cast<char**>(&key), const_cast<char**>(&value),
+                               &key_length, &value_length) < 0)
         answer.error = EIO;
       if (answer.error != 0 || key == nullptr) break;
       answer.page.entries.emplace_back(std::string(key, key_length),
