@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A repository in a Ceph pool, on a real cluster: all verbs, several hypervisors, users of few rights, and what a cluster
+does that fails: OSDs that die, monitors that are gone, pools that are full, clients that are cut off.
+
+rados.py STILLPOINT TEST-REPOSITORY
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.ceph import Ceph, skip_unless_installed  # noqa: E402
+from support.scratch import free_port, run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
+
+PROGRAM = TESTS = None
+MIB = 1 << 20
+TIME_LIMIT = 120
+
+
+class Rados(unittest.TestCase):
+    scratch = ceph = None
+
+    def url(self, name_space, pool="vault", **options):
+        options = {"conf": self.ceph.conf, **options}
+        return f"rados://{pool}/{name_space}?" + "&".join(f"{key.replace('_', '-')}={value}" for key, value in options.items())
+
+    def stillpoint(self, url, *arguments, code=0):
+        done = run([PROGRAM, "--repository", url, *arguments], TIME_LIMIT, check=False, env={"PATH": os.environ["PATH"]})
+        self.assertEqual(done.returncode, code, done)
+        return done
+
+    @contextlib.contextmanager
+    def backup_at_work(self, url, domain, image, *options, env=None):
+        """A backup that runs meanwhile; ended at the end."""
+        with subprocess.Popen(
+            [PROGRAM, "--repository", url, "backup", domain, "--disk-image", f"vda={image}", "--json", *options],
+            env={"PATH": os.environ["PATH"], **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as backup:
+            try:
+                yield backup
+            finally:
+                backup.kill()
+
+    def finished(self, backup, code=0):
+        output, errors = backup.communicate(timeout=TIME_LIMIT)
+        self.assertEqual(backup.returncode, code, errors)
+        return json.loads(output) if code == 0 else errors
+
+    def backup(self, url, domain, image):
+        with self.backup_at_work(url, domain, image) as backup:
+            return self.finished(backup)
+
+    def disk(self, name, size=5 * MIB):
+        image = self.scratch / f"{name}.img"
+        if not image.exists():
+            image.write_bytes(hashlib.shake_256(name.encode()).digest(size))
+        return image
+
+    def init(self, name_space, **options):
+        url = self.url(name_space, **options)
+        self.stillpoint(url, "init")
+        return url
+
+    def objects(self, name_space, pool="vault"):
+        return self.ceph.rados("-p", pool, "-N", name_space, "ls").split()
+
+    def pieces(self, name_space, **options):
+        return [name for name in self.objects(name_space, **options) if name.startswith("data/")]
+
+    def check(self, url, name, image):
+        target = self.scratch / f"restored-{time.monotonic_ns()}"
+        self.stillpoint(url, "restore", name, "--disk", "vda", "--to", target)
+        self.assertEqual(target.read_bytes(), image.read_bytes())
+        target.unlink()
+
+    def listed(self, url):
+        return [point["name"] for point in json.loads(self.stillpoint(url, "list", "--json").stdout)]
+
+
+class Healthy(Rados):
+    def test_two_hypervisors_at_once_all_the_way_and_back(self):
+        url = self.init("both")
+        images = {"web1": self.disk("first", 70 * MIB), "web2": self.disk("second", 30 * MIB)}
+        with self.backup_at_work(url, "web1", images["web1"]) as one, self.backup_at_work(url, "web2", images["web2"]) as two:
+            taken = {"web1": self.finished(one)["name"], "web2": self.finished(two)["name"]}
+        self.assertEqual(self.listed(url), [taken["web1"], taken["web2"]])
+        self.stillpoint(url, "verify", "--read-data")
+        for domain, image in images.items():
+            self.check(url, taken[domain], image)
+        again = self.backup(url, "web2", images["web2"])
+        self.assertLess(again["disks"][0]["stored"], MIB)
+        self.stillpoint(url, "protect", again["name"])
+        self.stillpoint(url, "delete", taken["web1"])
+        self.stillpoint(url, "prune", "--keep-last", "1")
+        self.assertEqual(self.listed(url), [again["name"]])
+        self.check(url, again["name"], images["web2"])
+        # The reserve, and what web2 needs.
+        self.assertLess(len(self.pieces("both")), 1 + 30 // 4 + 4)
+        with subprocess.Popen(
+            [PROGRAM, "--repository", url, "serve", "web2", "--disk", "vda", "--socket", self.scratch / "socket", "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={"PATH": os.environ["PATH"]},
+        ) as server:
+            try:
+                text = ""
+                while not text.endswith("}\n"):
+                    line = server.stdout.readline()
+                    self.assertTrue(line, "it did not begin to serve")
+                    text += line
+                run(["qemu-img", "compare", "-f", "raw", "-F", "raw", images["web2"], json.loads(text)["uri"]], TIME_LIMIT)
+            finally:
+                server.send_signal(signal.SIGINT)
+                server.wait(30)
+        self.stillpoint(url, "unprotect", again["name"])
+        self.stillpoint(url, "delete", again["name"])
+        self.stillpoint(url, "prune", "--keep-last", "1")
+        self.assertEqual(len(self.pieces("both")), 1, "the reserve alone is left")
+
+    def test_namespaces_are_apart(self):
+        one, two = self.init("one"), self.init("two")
+        taken = self.backup(one, "web1", self.disk("third"))
+        self.assertEqual((self.listed(one), self.listed(two)), ([taken["name"]], []))
+        self.stillpoint(two, "prune", "--keep-last", "1")
+        self.check(one, taken["name"], self.disk("third"))
+        self.assertIn("rados://vault/one is not empty", self.stillpoint(one, "init", code=3).stderr)
+        # Somebody else's objects.
+        self.ceph.rados("-p", "vault", "-N", "foreign", "put", "theirs", self.disk("third"))
+        self.assertIn("is not empty", self.stillpoint(self.url("foreign"), "init", code=3).stderr)
+
+    def test_what_is_no_repository(self):
+        self.init("urls")
+        for url, says in (
+            (self.url("nowhere"), "there is no repository at rados://vault/nowhere"),
+            (self.url("urls", pool="other"), "there is no repository at rados://other/urls"),
+            (self.url("urls", pool="none"), "has no pool 'none'"),
+            (self.url("urls", id="nobody"), "client.nobody cannot connect"),
+            (self.url("urls", conf="/nowhere/ceph.conf"), "cannot read /nowhere/ceph.conf"),
+            (self.url("urls", keyring="x"), "the option 'keyring'"),
+            (self.url("urls", data_pool="other"), "do not lie in pool 'other'"),
+            ("rados:///x", "names no pool"),
+        ):
+            with self.subTest(url):
+                self.assertIn(says, self.stillpoint(url, "list", code=3).stderr)
+
+    def test_contents_in_another_pool(self):
+        self.ceph.ask({"prefix": "osd pool create", "pool": "coded", "pg_num": 1, "pool_type": "erasure"})
+        refused = self.stillpoint(self.url("apart", pool="coded"), "init", code=3).stderr
+        self.assertIn("pool 'coded' is erasure-coded", refused)
+        self.assertIn("data-pool=coded", refused)
+        url = self.init("apart", data_pool="other")
+        taken = self.backup(url, "web1", self.disk("first", 70 * MIB))
+        # It is known from then on, also when the pool is called otherwise.
+        self.ceph.ask({"prefix": "osd pool rename", "srcpool": "other", "destpool": "renamed"})
+        try:
+            self.check(self.url("apart"), taken["name"], self.disk("first"))
+            self.assertGreater(len(self.pieces("apart", pool="renamed")), 10)
+            self.assertEqual(self.pieces("apart"), [])
+        finally:
+            self.ceph.ask({"prefix": "osd pool rename", "srcpool": "renamed", "destpool": "other"})
+
+    def test_a_user_of_few_rights(self):
+        self.ceph.add_user("keeper", mon="allow r", osd="allow rwx pool=vault namespace=few")
+        self.ceph.add_user("reader", mon="allow r", osd="allow r pool=vault namespace=few")
+        url = self.init("few", id="keeper")
+        taken = self.backup(url, "web1", self.disk("third"))
+        again = self.backup(url, "web1", self.disk("third"))
+        self.stillpoint(url, "delete", taken["name"])
+        self.stillpoint(url, "prune", "--keep-last", "1")
+        reader = self.url("few", id="reader")
+        self.check(reader, again["name"], self.disk("third"))
+        self.assertIn("Operation not permitted", self.stillpoint(reader, "delete", again["name"], code=3).stderr)
+        self.assertIn("Operation not permitted", self.stillpoint(self.url("more", id="keeper"), "init", code=3).stderr)
+
+    def test_the_faults_that_a_directory_is_tried_with(self):
+        """Whatever a store does; then dying and failing at steps of a backup, a prune and a rebuild."""
+        done = run(
+            [TESTS, "-tc=*store*,*committed*,*commit,*at any step*"], TIME_LIMIT, check=False,
+            env={
+                "PATH": os.environ["PATH"], "STILLPOINT_TEST_STORE": f"rados://vault?conf={self.ceph.conf}",
+                "STILLPOINT_TEST_STRIDE": os.environ.get("STILLPOINT_TEST_STRIDE", "41"), "TMPDIR": str(self.scratch),
+            },
+        )
+        self.assertEqual(done.returncode, 0, done.stdout[-4000:])
+        print(done.stdout[-400:], file=sys.stderr)
+
+
+class Troubled(Rados):
+    def test_a_writer_that_was_killed_leaves_nothing_after_a_prune(self):
+        url = self.init("killed")
+        image = self.disk("first", 70 * MIB)
+        before = len(self.pieces("killed"))
+        with self.backup_at_work(url, "web1", image, "--limit", "60M") as backup:
+            wait_until(lambda: len(self.pieces("killed")) > before + 2, 60, "some pieces are written")
+        self.assertEqual(self.listed(url), [])
+        self.stillpoint(url, "prune", "--keep-last", "1")
+        self.assertEqual(len(self.pieces("killed")), before)
+
+    def test_a_client_that_was_cut_off(self):
+        url = self.init("blocked")
+        image = self.disk("first", 70 * MIB)
+        with self.backup_at_work(url, "web1", image, "--limit", "30M") as backup:
+            wait_until(lambda: len(self.pieces("blocked")) > 3, 60, "some pieces are written")
+            # All of this host's clients: new ones would be refused, too.
+            self.ceph.ask({"prefix": "osd blocklist", "blocklistop": "add", "addr": "127.0.0.1:0/0", "expire": 600.0})
+            try:
+                errors = self.finished(backup, code=5)
+            finally:
+                self.ceph.ask({"prefix": "osd blocklist", "blocklistop": "rm", "addr": "127.0.0.1:0/0"})
+        self.assertIn("block list", errors)
+        self.assertEqual(self.listed(url), [])
+        taken = self.backup(url, "web1", image)
+        self.check(url, taken["name"], image)
+
+    def test_an_osd_that_dies_and_comes_back(self):
+        url = self.init("restarted")
+        image = self.disk("first", 70 * MIB)
+        with self.backup_at_work(url, "web1", image, "--limit", "40M") as backup:
+            wait_until(lambda: len(self.pieces("restarted")) > 3, 60, "some pieces are written")
+            self.ceph.stop("osd", signal.SIGKILL)
+            self.ceph.start("osd")
+            taken = self.finished(backup)
+        self.check(url, taken["name"], image)
+
+    def test_full(self):
+        url = self.init("full")
+        small, large = self.disk("third"), self.disk("second", 30 * MIB)
+        kept = self.backup(url, "web1", small)
+        deleted = self.backup(url, "web2", self.disk("fourth", 9 * MIB))
+        before = len(self.pieces("full"))
+        self.fill_at(nearfull=0.00001, backfillfull=0.00005, full=0.0001)
+        try:
+            wait_until(self.is_full, 60, "a full pool")
+            with self.backup_at_work(url, "web3", large) as backup:
+                self.assertIn("make room in the pool", self.finished(backup, code=8))
+            self.assertEqual(self.listed(url), [kept["name"], deleted["name"]])
+            self.check(url, kept["name"], small)
+            self.stillpoint(url, "delete", deleted["name"])
+            self.stillpoint(url, "prune", "--keep-last", "1")
+            self.assertLess(len(self.pieces("full")), before)
+        finally:
+            self.fill_at(full=0.95, backfillfull=0.9, nearfull=0.85)
+            wait_until(lambda: not self.is_full(), 60, "room in the pool")
+        with self.backup_at_work(url, "web3", large) as backup:
+            self.check(url, self.finished(backup)["name"], large)
+
+    def fill_at(self, **ratios):
+        """From when on an OSD counts as full."""
+        self.ceph.ask(*({"prefix": f"osd set-{name}-ratio", "ratio": ratio} for name, ratio in ratios.items()))
+
+    def is_full(self):
+        pools = self.ceph.ask({"prefix": "osd dump", "format": "json"})[0]["pools"]
+        return all("full" in pool["flags_names"].split(",") for pool in pools if pool["type"] == 1)
+
+
+class WithoutMonitor(Rados):
+    waiting = None  # began with the first test, for it takes its time
+
+    @classmethod
+    def begin(cls):
+        conf = cls.scratch / "silent.conf"
+        text = cls.ceph.conf.read_text(encoding="utf-8")
+        conf.write_text(text.replace(f"v2:127.0.0.1:{cls.ceph.port}/0", f"v2:127.0.0.1:{free_port()}/0"), encoding="utf-8")
+        cls.waiting = subprocess.Popen(
+            [PROGRAM, "--repository", f"rados://vault/x?conf={conf}", "list"], env={"PATH": os.environ["PATH"]},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+
+    def test_it_says_so_and_does_not_wait_for_ever(self):
+        try:
+            _, errors = self.waiting.communicate(timeout=60)
+        finally:
+            self.waiting.kill()
+        self.assertEqual(self.waiting.returncode, 5, errors)
+        self.assertIn("look whether its monitors run", errors)
+
+
+def main():
+    global PROGRAM, TESTS
+    skip_unless_installed()
+    PROGRAM, TESTS = os.path.abspath(sys.argv.pop(1)), os.path.abspath(sys.argv.pop(1))
+    unwind_on_signals()
+    more = "osd heartbeat interval = 1"
+    with scratch_directory() as scratch, Ceph(scratch / "ceph", pools=(), store="bluestore", more=more) as ceph:
+        Rados.scratch, Rados.ceph = scratch, ceph
+        for pool in ("vault", "other"):
+            ceph.ask({"prefix": "osd pool create", "pool": pool, "pg_num": 8})
+        WithoutMonitor.begin()
+        return 0 if unittest.main(exit=False, verbosity=2).result.wasSuccessful() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
