@@ -20,7 +20,7 @@ constexpr const char* rados_form = "name it as rados://POOL[/NAMESPACE][?conf=FI
 }
 
 /// With %XX as the byte that it stands for.
-std::string decoded(std::string_view text) {
+std::string percent_decoded(std::string_view text) {
   std::string plain;
   for (std::size_t at = 0; at < text.size(); ++at) {
     char byte = text[at];
@@ -39,7 +39,7 @@ std::string decoded(std::string_view text) {
   return plain;
 }
 
-std::string encoded(std::string_view plain) {
+std::string percent_encoded(std::string_view plain) {
   std::string text;
   for (const char byte : plain) {
     const bool stays = (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') ||
@@ -56,10 +56,10 @@ RadosAddress parse_rados_address(std::string_view rest) {
   const std::size_t question = rest.find('?');
   const std::string_view place = rest.substr(0, question);
   const std::size_t slash = place.find('/');
-  address.pool = decoded(place.substr(0, slash));
+  address.pool = percent_decoded(place.substr(0, slash));
   if (address.pool.empty()) throw_malformed("names no pool");
   if (slash != std::string_view::npos) {
-    address.name_space = decoded(place.substr(slash + 1));
+    address.name_space = percent_decoded(place.substr(slash + 1));
     if (address.name_space.empty()) throw_malformed("names no namespace behind its '/'");
     if (address.name_space.find('/') != std::string::npos) throw_malformed("has a namespace with a '/'");
   }
@@ -75,7 +75,7 @@ RadosAddress parse_rados_address(std::string_view rest) {
                                                     : nullptr;
     if (value == nullptr) throw_malformed(fmt::format("has the option '{}', which there is not", key));
     if (!value->empty()) throw_malformed(fmt::format("has the option '{}' twice", key));
-    *value = decoded(option.substr(std::min(equals + 1, option.size())));
+    *value = percent_decoded(option.substr(std::min(equals + 1, option.size())));
     if (value->empty()) throw_malformed(fmt::format("has the option '{}' without a value", key));
   }
   // Other programs that are given the url may start elsewhere.
@@ -84,12 +84,12 @@ RadosAddress parse_rados_address(std::string_view rest) {
 }
 
 std::string to_url(const RadosAddress& address) {
-  std::string url = "rados://" + encoded(address.pool);
-  if (!address.name_space.empty()) url += "/" + encoded(address.name_space);
+  std::string url = "rados://" + percent_encoded(address.pool);
+  if (!address.name_space.empty()) url += "/" + percent_encoded(address.name_space);
   char before = '?';
   const auto add = [&](std::string_view key, const std::string& value) {
     if (value.empty()) return;
-    url += fmt::format("{}{}={}", std::exchange(before, '&'), key, encoded(value));
+    url += fmt::format("{}{}={}", std::exchange(before, '&'), key, percent_encoded(value));
   };
   add("conf", address.conf);
   add("id", address.user);

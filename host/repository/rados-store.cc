@@ -30,7 +30,7 @@ namespace stillpoint {
 namespace {
 
 /// RADOS' own measure: what RBD and RGW make their objects of.
-constexpr std::size_t piece_bytes = 4 << 20;
+constexpr std::size_t full_piece_bytes = 4 << 20;
 /// Up to here a content is an entry: leases, dooms and manifests are written even where a pool is full.
 constexpr std::size_t most_inline_bytes = 16 << 10;
 constexpr std::size_t pieces_in_flight = 8;
@@ -292,15 +292,15 @@ class RadosStore::Writer : public ObjectWriter {
   void append(std::span<const std::byte> bytes) override {
     guarded([&] {
       while (!bytes.empty()) {
-        if (buffer_.empty() && bytes.size() >= piece_bytes) {
-          send(bytes.first(piece_bytes));
-          bytes = bytes.subspan(piece_bytes);
+        if (buffer_.empty() && bytes.size() >= full_piece_bytes) {
+          send(bytes.first(full_piece_bytes));
+          bytes = bytes.subspan(full_piece_bytes);
           continue;
         }
-        const auto part = bytes.first(std::min(bytes.size(), piece_bytes - buffer_.size()));
+        const auto part = bytes.first(std::min(bytes.size(), full_piece_bytes - buffer_.size()));
         buffer_.insert(buffer_.end(), part.begin(), part.end());
         bytes = bytes.subspan(part.size());
-        if (buffer_.size() == piece_bytes) flush();
+        if (buffer_.size() == full_piece_bytes) flush();
       }
     });
   }
@@ -355,7 +355,7 @@ class RadosStore::Writer : public ObjectWriter {
     RadosChange change;
     change.object = RadosChange::Object::exists;
     if (pieces_ > 0 || buffer_.size() > most_inline_bytes) {
-      entry.piece_bytes = piece_bytes;
+      entry.piece_bytes = full_piece_bytes;
       if (!buffer_.empty()) flush();
       while (queue_->in_flight() > 0)
         take_answer();
