@@ -23,6 +23,25 @@
 
 namespace stillpoint {
 
+namespace {
+
+#ifdef __x86_64__
+[[gnu::target("avx")]] void zero_upper_halves() noexcept {
+  _mm256_zeroupper();
+}
+#endif
+
+/// After each call of libisal, which leaves the upper halves of the vector registers dirty. With these, SHA
+/// instructions, OpenSSL's too, take half as long again on an EPYC, and 150 times as long on a Xeon of the fifth
+/// generation: 12 MB/s (measured with libisal 2.30).
+void clean_registers() noexcept {
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx") != 0) zero_upper_halves();
+#endif
+}
+
+}  // namespace
+
 std::uint32_t crc32c(std::span<const std::byte> bytes) noexcept {
   std::uint32_t crc = 0xffffffff;
   while (!bytes.empty()) {
@@ -32,26 +51,13 @@ std::uint32_t crc32c(std::span<const std::byte> bytes) noexcept {
                         static_cast<int>(part.size()), crc);
     bytes = bytes.subspan(part.size());
   }
+  clean_registers();
   return ~crc;
 }
 
-#ifdef __x86_64__
-namespace {
-
-/// The library leaves the upper halves of the vector registers dirty, with which SHA instructions, OpenSSL's too, take
-/// half as long again (measured with libisal 2.30 on an EPYC).
-[[gnu::target("avx")]] void clean_registers() noexcept {
-  _mm256_zeroupper();
-}
-
-}  // namespace
-#endif
-
 bool is_zero(std::span<const std::byte> bytes) noexcept {
   const bool zero = bytes.empty() || ::isal_zero_detect(const_cast<std::byte*>(bytes.data()), bytes.size()) == 0;
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("avx") != 0) clean_registers();
-#endif
+  clean_registers();
   return zero;
 }
 
