@@ -31,6 +31,9 @@ constexpr std::uint64_t writeback_bytes = 8 << 20;
 
 constexpr std::size_t least_direct = 1 << 20;
 
+/// So long an index table is worth a sync: to read the footers of all its packs again would take a while.
+constexpr std::uint64_t least_lasting_table = 1 << 20;
+
 std::uint64_t file_size(int fd, std::string_view name) {
   struct stat info {};
   if (::fstat(fd, &info) != 0) throw_errno<Corruption>(fmt::format("cannot read {}", name));
@@ -74,6 +77,12 @@ void make_directories(const fs::path& root, const fs::path& below) {
     make_directory(path /= part);
 }
 
+/// What nothing rests on after a power failure: a lease's holder is dead then, and an index is made anew from the
+/// packs, for each table and each of its parts has a CRC.
+bool may_be_lost(std::string_view name, std::uint64_t size) {
+  return name.starts_with("locks/") || (name.starts_with("index/") && size < least_lasting_table);
+}
+
 class DirectoryWriter : public ObjectWriter {
  public:
   /// `local`: nobody's but this machine's. On a network each direct write would wait for the server's disk.
@@ -106,7 +115,9 @@ class DirectoryWriter : public ObjectWriter {
   }
 
   void commit() override {
-    sync_file(fd_.get(), temporary_.native());
+    // A network's server may fail alone, and who works here goes on when it is back.
+    const bool lasts = !local_ || !may_be_lost(name_, size_);
+    if (lasts) sync_file(fd_.get(), temporary_.native());
     const fs::path target = root_ / name_;
     if (!publish(target)) {
       const int failure = errno;
@@ -116,6 +127,7 @@ class DirectoryWriter : public ObjectWriter {
     }
     published_ = true;
     fd_.reset();
+    if (!lasts) return;
     try {
       sync_directory(target.parent_path());
     } catch (...) {

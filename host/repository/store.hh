@@ -27,7 +27,8 @@ class ObjectWriter {
   virtual ~ObjectWriter() = default;
   /// Throws StorageError.
   virtual void append(std::span<const std::byte> bytes) = 0;
-  /// Makes it durable under its name. Throws StorageError, also when the name is taken.
+  /// Makes it durable under its name; a table of the index, or a lease, may be later. Throws StorageError, also when
+  /// the name is taken.
   virtual void commit() = 0;
 };
 

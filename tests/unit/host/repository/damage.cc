@@ -34,6 +34,13 @@ TEST_CASE("the index comes back from the packs") {
   SUBCASE("empty") {
     fs::resize_file(only_file(sample.root() / "index"), 0);
   }
+  SUBCASE("of zeros, as a file system may leave it that lost its power") {
+    write_zeros(only_file(sample.root() / "index"), 0);
+  }
+  SUBCASE("of zeros from its middle on") {
+    const fs::path table = only_file(sample.root() / "index");
+    write_zeros(table, fs::file_size(table) / 2);
+  }
   SUBCASE("missing, and the pack's footer damaged") {
     fs::remove_all(sample.root() / "index");
     const fs::path pack = only_file(sample.root() / "packs");

@@ -19,7 +19,18 @@ namespace stillpoint::test {
 
 namespace fs = std::filesystem;
 
-Scratch::Scratch() : path_(fs::temp_directory_path() / ("stillpoint-test-" + random_id())) {
+namespace {
+
+fs::path place(Scratch::On on) {
+  const fs::path memory = "/dev/shm";
+  return on == Scratch::On::memory && fs::is_directory(memory) ? memory : fs::temp_directory_path();
+}
+
+}  // namespace
+
+Scratch::Scratch() : Scratch(On::disk) {}
+
+Scratch::Scratch(On on) : path_(place(on) / ("stillpoint-test-" + random_id())) {
   fs::create_directories(path_);
 }
 
@@ -178,6 +189,12 @@ void flip(const std::filesystem::path& path, std::uint64_t offset, std::byte mas
   pread_exactly(fd.get(), {&byte, 1}, offset, "object");
   byte ^= mask;
   pwrite_all(fd.get(), {&byte, 1}, offset, "object");
+}
+
+void write_zeros(const std::filesystem::path& path, std::uint64_t offset) {
+  const std::uint64_t size = fs::file_size(path);
+  fs::resize_file(path, offset);
+  fs::resize_file(path, size);
 }
 
 Sample::Sample(std::size_t disk_bytes, std::size_t dump_bytes)

@@ -21,7 +21,12 @@ using Bytes = std::vector<std::byte>;
 /// the pool that STILLPOINT_TEST_STORE names (rados://POOL?...), which stays.
 class Scratch {
  public:
+  enum class On {
+    disk,
+    memory,  ///< where there is such a file system: for hundreds of repositories, whose syncs prove nothing
+  };
   Scratch();
+  explicit Scratch(On on);
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch();
@@ -67,6 +72,8 @@ void make_packs_old(const std::filesystem::path& repository);
 [[nodiscard]] std::vector<std::filesystem::path> files_below(const std::filesystem::path& directory);
 [[nodiscard]] std::filesystem::path only_file(const std::filesystem::path& directory);
 void flip(const std::filesystem::path& path, std::uint64_t offset, std::byte mask);
+/// From there to its end, as a file that was not synced may be when the power has failed.
+void write_zeros(const std::filesystem::path& path, std::uint64_t offset);
 
 inline constexpr std::uint32_t small_chunks = 64 << 10;
 

@@ -30,8 +30,9 @@ enum class Kind {
   die,
   fail_change,
   fail_read,
-  tear,  ///< power fails, and of the object that was just made there is half
-  lose,  ///< power fails, and the object that was just made is not there
+  tear,    ///< power fails, and of the object that was just made there is half
+  lose,    ///< power fails, and the object that was just made is not there
+  forget,  ///< power fails, and of everything that is not synced there is what chance has left
 };
 
 /// What a disk that lies about its syncs leaves of a file.
@@ -40,6 +41,34 @@ enum class Kind {
     fs::remove(object);
   else
     fs::resize_file(object, fs::file_size(object) / 2);
+  ::_exit(1);
+}
+
+/// Index tables and leases, of all ages: gone, empty, cut short, of zeros, half of zeros, or as they were.
+[[noreturn]] void lose_unsynced(const fs::path& repository, std::uint64_t seed) {
+  for (const char* folder : {"index", "locks"})
+    for (const fs::path& object : files_below(repository / folder)) {
+      const std::uint64_t size = fs::file_size(object);
+      switch (seed++ % 6) {
+        case 0:
+          fs::remove(object);
+          break;
+        case 1:
+          fs::resize_file(object, 0);
+          break;
+        case 2:
+          fs::resize_file(object, size / 2);
+          break;
+        case 3:
+          write_zeros(object, 0);
+          break;
+        case 4:
+          write_zeros(object, size / 2);
+          break;
+        default:
+          break;
+      }
+    }
   ::_exit(1);
 }
 
@@ -135,6 +164,7 @@ std::uint64_t run(const Scratch& scratch, Promises& promises, Kind kind, std::ui
       const bool is_commit = faulty != nullptr && !faulty->just_committed().empty();
       if (is_commit) committed << number << std::endl;
       if (number != at || step == FaultyStore::Step::look) return;
+      if (kind == Kind::forget) lose_unsynced(url, number);
       if (kind == Kind::tear || kind == Kind::lose) {
         if (is_commit) lose_power(fs::path(url) / faulty->just_committed(), kind);
         return;
@@ -220,7 +250,7 @@ TEST_CASE("whatever others commit or rebuild at any step of prune stays") {
       CAPTURE(rebuild);
       CAPTURE(indexed);
       CAPTURE(at);
-      const Scratch scratch;
+      const Scratch scratch(Scratch::On::memory);
       Promises promises(scratch.path() / "promises");
       two_nights(scratch.repository(), promises);
       {
@@ -253,7 +283,7 @@ TEST_CASE("dying or failing at any step loses nothing that was acknowledged") {
     for (std::uint64_t at = 0; at <= steps; at += at > 0 && kind == Kind::fail_read ? 3 * stride() : stride()) {
       CAPTURE(static_cast<int>(kind));
       CAPTURE(at);
-      const Scratch scratch;
+      const Scratch scratch(Scratch::On::memory);
       Promises promises(scratch.path() / "promises");
       two_nights(scratch.repository(), promises);
       const std::uint64_t taken = run(scratch, promises, at == 0 ? Kind::none : kind, at, hit);
@@ -284,17 +314,17 @@ TEST_CASE("losing or tearing what was made last harms nothing that was acknowled
   std::uint64_t hit = 0;
   std::set<std::uint64_t> commits;
   {
-    const Scratch scratch;
+    const Scratch scratch(Scratch::On::memory);
     Promises promises(scratch.path() / "promises");
     two_nights(scratch.repository(), promises);
     static_cast<void>(run(scratch, promises, Kind::none, 0, hit, &commits));
   }
   CHECK(commits.size() >= 10);
-  for (const Kind kind : {Kind::tear, Kind::lose})
+  for (const Kind kind : {Kind::tear, Kind::lose, Kind::forget})
     for (const std::uint64_t at : commits) {
       CAPTURE(static_cast<int>(kind));
       CAPTURE(at);
-      const Scratch scratch;
+      const Scratch scratch(Scratch::On::memory);
       Promises promises(scratch.path() / "promises");
       two_nights(scratch.repository(), promises);
       static_cast<void>(run(scratch, promises, kind, at, hit));
@@ -315,14 +345,13 @@ TEST_CASE("losing or tearing what was made last harms nothing that was acknowled
       {
         Repository repository(scratch.repository(), Repository::Mode::write);
         back_up(repository, promises, 5);
-        try {
-          static_cast<void>(repository.reclaim({}));
-        } catch (const Locked&) {
-          // A torn lease is somebody's for a while.
-        }
+        // A torn lease is somebody's for a while: this is after it.
+        for (const fs::path& lease : files_below(fs::path(scratch.repository()) / "locks"))
+          fs::last_write_time(lease, fs::last_write_time(lease) - std::chrono::hours(1));
+        static_cast<void>(repository.reclaim({}));
       }
       check(scratch.repository(), promises);
     }
   MESSAGE(hit << " faults injected");
-  CHECK(hit == 2 * commits.size());
+  CHECK(hit == 3 * commits.size());
 }
