@@ -4,6 +4,7 @@
 #include "host/repository/append-only-store.hh"
 #include "host/repository/lease.hh"
 #include "host/repository/repository.hh"
+#include "tests/unit/host/repository/faulty-store.hh"
 #include "tests/unit/host/repository/support.hh"
 
 #include <doctest/doctest.h>
@@ -236,10 +237,45 @@ TEST_CASE("whoever is dead holds nothing, and whoever was fenced commits nothing
   CHECK(whole(sample));
 }
 
+TEST_CASE("whoever begins while a prune looks around keeps what he has begun") {
+  const Quiet quiet;
+  const Bytes disk = text_bytes(6 * small_chunks, 7);
+  std::uint64_t looks = 1;
+  for (std::uint64_t at = 1; at <= looks; ++at) {
+    CAPTURE(at);
+    const Sample sample;
+    std::optional<Repository> writer;
+    DiskMap map;
+    std::uint64_t look = 0;
+    const auto begin = [&](FaultyStore::Step step, std::uint64_t /*number*/) {
+      if (step != FaultyStore::Step::look || ++look != at) return;
+      writer.emplace(open(sample));
+      map = write_whole(*writer, disk);
+    };
+    {
+      const auto store =
+          std::make_shared<FaultyStore>(open_store(sample.scratch.repository(), StoreAccess::write), begin);
+      Repository repository(store, Repository::Mode::write);
+      static_cast<void>(repository.reclaim({}));
+    }
+    looks = look;
+    REQUIRE(writer);
+    const std::string name = commit(*writer, "web1", map, std::nullopt, "2026-11-24T02:00:00Z").name;
+    writer.reset();
+    CHECK(reads(sample, name, disk));
+    CHECK(whole(sample));
+  }
+  CHECK(looks > 5);
+}
+
 TEST_CASE("two prunes do not run at once") {
   const Sample sample;
   const std::shared_ptr<Store> store = open_store(sample.scratch.repository(), StoreAccess::write);
-  std::optional<Lease> other(std::in_place, store, Lease::Kind::exclusive);
+  std::optional<Lease> other;
+  // Of a least id: with another, ours might wait ten seconds for it to go.
+  do
+    other.emplace(store, Lease::Kind::exclusive);
+  while (!other->id().starts_with('0'));
   CHECK_THROWS_AS(open(sample).reclaim({}), Locked);
   other.reset();
   CHECK(open(sample).reclaim({}).packs_deleted == 0);
