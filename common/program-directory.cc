@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/deleter.hh"
 #include "common/errors.hh"
 #include "common/program.hh"
 
 #include <fmt/format.h>
+#include <glib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -43,6 +45,18 @@ std::string fault_of(const fs::path& path) {
 }
 
 }  // namespace
+
+fs::path program_on_path(const std::string& name) {
+  const CPtr<char, g_free> path(::g_find_program_in_path(name.c_str()));
+  return path ? path.get() : fs::path();
+}
+
+std::vector<std::string> own_environment() {
+  std::vector<std::string> variables;
+  for (char** variable = environ; *variable != nullptr; ++variable)
+    variables.emplace_back(*variable);
+  return variables;
+}
 
 std::vector<FoundProgram> find_programs(const std::vector<fs::path>& directories) {
   std::vector<FoundProgram> programs;

@@ -39,6 +39,12 @@ struct ProgramDescriptors {
   int input = -1;     ///< /dev/null where there is none
 };
 
+/// The program of that name in one of the directories of PATH; empty when there is none.
+[[nodiscard]] std::filesystem::path program_on_path(const std::string& name);
+
+/// All of ours, for a program that is to have it.
+[[nodiscard]] std::vector<std::string> own_environment();
+
 struct Pipe {
   UniqueFd read_end;
   UniqueFd write_end;

@@ -60,10 +60,10 @@ std::vector<std::string> words_of(const char* text) {
 Program connector(const RemoteAddress& address) {
   const char* chosen = std::getenv("STILLPOINT_RSH");
   std::vector<std::string> words = words_of(chosen != nullptr && *chosen != '\0' ? chosen : "ssh");
-  const CPtr<char, g_free> path(::g_find_program_in_path(words.front().c_str()));
-  if (!path) throw ConfigError(fmt::format("there is no program {}", words.front()), "install an ssh client");
+  const std::filesystem::path path = program_on_path(words.front());
+  if (path.empty()) throw ConfigError(fmt::format("there is no program {}", words.front()), "install an ssh client");
   Program program;
-  program.path = path.get();
+  program.path = path;
   program.arguments.assign(words.begin() + 1, words.end());
   // Nobody is there to answer a question, and a dead line must be noticed.
   for (const char* option :
@@ -73,8 +73,7 @@ Program connector(const RemoteAddress& address) {
   if (!address.user.empty()) program.arguments.insert(program.arguments.end(), {"-l", address.user});
   program.arguments.insert(program.arguments.end(),
                            {"--", address.host, fmt::format("stillpoint store {}", quoted(address.path))});
-  for (char** variable = environ; *variable != nullptr; ++variable)
-    program.environment.emplace_back(*variable);
+  program.environment = own_environment();
   return program;
 }
 

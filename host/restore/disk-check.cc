@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/restore/disk-check.hh"
 
-#include "common/deleter.hh"
 #include "common/direct-file.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
 
 #include <fmt/format.h>
-#include <glib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,9 +33,9 @@ constexpr std::size_t most_words = 64 << 10;
 constexpr std::size_t most_findings = 600;
 
 fs::path need_program(const char* name, const char* package) {
-  const CPtr<char, g_free> path(::g_find_program_in_path(name));
-  if (!path) throw ConfigError(fmt::format("there is no program {}", name), fmt::format("install {}", package));
-  return path.get();
+  fs::path path = program_on_path(name);
+  if (path.empty()) throw ConfigError(fmt::format("there is no program {}", name), fmt::format("install {}", package));
+  return path;
 }
 
 /// `command` without privileges, network or a way to get either; it ends when we do.

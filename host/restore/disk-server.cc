@@ -43,10 +43,10 @@ std::string plugin() {
 enum class Life { ours, its_clients };
 
 Program server(const ServedDisk& disk, const ServingPlace& place, const fs::path& pid_file, Life life) {
-  const CPtr<char, g_free> path(::g_find_program_in_path("nbdkit"));
-  if (!path) throw ConfigError("there is no nbdkit, which serves disks", "install the package nbdkit");
+  const fs::path path = program_on_path("nbdkit");
+  if (path.empty()) throw ConfigError("there is no nbdkit, which serves disks", "install the package nbdkit");
   Program program;
-  program.path = path.get();
+  program.path = path;
   program.arguments = {disk.writable ? "--filter=cow" : "--readonly", "--pidfile", pid_file.native()};
   if (life == Life::ours)
     program.arguments.insert(program.arguments.end(), {"--foreground", "--exit-with-parent"});
@@ -61,8 +61,7 @@ Program server(const ServedDisk& disk, const ServingPlace& place, const fs::path
                            {plugin(), "repository=" + disk.repository, "name=" + disk.name, "disk=" + disk.disk});
   if (!disk.key_file.empty()) program.arguments.push_back("key-file=" + fs::absolute(disk.key_file).native());
   if (disk.passphrase) program.arguments.push_back(fmt::format("passphrase=-{}", inherited));
-  for (char** variable = environ; *variable != nullptr; ++variable)
-    program.environment.emplace_back(*variable);
+  program.environment = own_environment();
   return program;
 }
 

@@ -2,14 +2,12 @@
 #include "host/restore/dump-loader.hh"
 
 #include "common/clock.hh"
-#include "common/deleter.hh"
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "common/text.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <glib.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -31,12 +29,8 @@ constexpr std::chrono::milliseconds look_interval{200};
 
 Program client(std::initializer_list<const char*> names, std::vector<std::string> arguments) {
   for (const char* name : names)
-    if (const CPtr<char, g_free> path(::g_find_program_in_path(name)); path) {
-      Program program{.path = path.get(), .arguments = std::move(arguments), .environment = {}, .user = {}};
-      for (char** variable = environ; *variable != nullptr; ++variable)
-        program.environment.emplace_back(*variable);
-      return program;
-    }
+    if (const std::filesystem::path path = program_on_path(name); !path.empty())
+      return {.path = path, .arguments = std::move(arguments), .environment = own_environment(), .user = {}};
   throw ConfigError(fmt::format("there is no program {} to load a dump with", *names.begin()),
                     "install the database's client, or write the dump to a file with --to");
 }

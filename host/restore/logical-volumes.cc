@@ -2,13 +2,11 @@
 #include "host/restore/logical-volumes.hh"
 
 #include "common/clock.hh"
-#include "common/deleter.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "common/program.hh"
 
 #include <fmt/format.h>
-#include <glib.h>
 
 #include <algorithm>
 #include <array>
@@ -30,10 +28,9 @@ struct Ended {
 };
 
 Ended run_lvm(const char* name, std::vector<std::string> arguments) {
-  const CPtr<char, g_free> found(::g_find_program_in_path(name));
-  const std::string path = found ? found.get() : fmt::format("/usr/sbin/{}", name);
-  if (!found && ::g_file_test(path.c_str(), G_FILE_TEST_IS_EXECUTABLE) == FALSE)
-    throw ConfigError(fmt::format("there is no program {}", name), "install the package lvm2");
+  std::filesystem::path path = program_on_path(name);
+  if (path.empty()) path = program_on_path(fmt::format("/usr/sbin/{}", name));  // which a user's PATH may lack
+  if (path.empty()) throw ConfigError(fmt::format("there is no program {}", name), "install the package lvm2");
   Program program{.path = path,
                   .arguments = std::move(arguments),
                   .environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"},

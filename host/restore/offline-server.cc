@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 #include <fts.h>
-#include <glib.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -58,11 +57,11 @@ logging_collector = off
 )";
 
 fs::path need_bwrap() {
-  const CPtr<char, g_free> path(::g_find_program_in_path("bwrap"));
-  if (!path)
+  fs::path path = program_on_path("bwrap");
+  if (path.empty())
     throw ConfigError("there is no program bwrap, which keeps a guest's databases apart",
                       "install the package bubblewrap");
-  return path.get();
+  return path;
 }
 
 /// `command` in a container of its own: `work` and the host's programs are all that it sees.

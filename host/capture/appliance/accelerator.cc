@@ -2,14 +2,12 @@
 #include "host/capture/appliance/accelerator.hh"
 
 #include "common/clock.hh"
-#include "common/deleter.hh"
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "common/program.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <glib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,8 +28,8 @@ constexpr int probe_status = 33;
 
 bool kvm_works(const std::filesystem::path& temporary) {
   if (::access("/dev/kvm", R_OK | W_OK) != 0) return false;
-  const CPtr<char, g_free> qemu(::g_find_program_in_path("qemu-system-x86_64"));
-  if (!qemu) return true;  // another machine: libguestfs finds out by itself
+  const std::filesystem::path qemu = program_on_path("qemu-system-x86_64");
+  if (qemu.empty()) return true;  // another machine: libguestfs finds out by itself
   std::string sector(512, '\0');
   std::copy(probe_code.begin(), probe_code.end(), sector.begin());
   sector[510] = '\x55';
@@ -43,7 +41,7 @@ bool kvm_works(const std::filesystem::path& temporary) {
     write_all(file.get(), as_bytes(sector), image.native());
     file.reset();
     Program program;
-    program.path = qemu.get();
+    program.path = qemu;
     // The processor that libguestfs chooses: with others it may be fine.
     program.arguments = {"-accel",      "kvm",
                          "-cpu",        "max,la57=off",

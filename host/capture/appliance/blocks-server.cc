@@ -2,7 +2,6 @@
 #include "host/capture/appliance/blocks-server.hh"
 
 #include "common/clock.hh"
-#include "common/deleter.hh"
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "config.hh"
@@ -10,7 +9,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <glib.h>
 
 #include <chrono>
 #include <system_error>
@@ -33,11 +31,11 @@ fs::path blocks_plugin() {
 
 RunningProgram start_blocks_server(const fs::path& temporary, const std::vector<std::uint64_t>& sizes, int blocks_fd,
                                    BlocksAccess access) {
-  const CPtr<char, g_free> nbdkit(::g_find_program_in_path("nbdkit"));
-  if (!nbdkit) throw CaptureError("there is no nbdkit: install the package nbdkit");
+  const fs::path nbdkit = program_on_path("nbdkit");
+  if (nbdkit.empty()) throw CaptureError("there is no nbdkit: install the package nbdkit");
   const fs::path pid_file = temporary / "nbdkit.pid";
   Program program;
-  program.path = nbdkit.get();
+  program.path = nbdkit;
   program.environment = {"TMPDIR=" + temporary.native()};
   program.arguments = {access == BlocksAccess::overlay ? "--filter=cow" : "--readonly",
                        "--foreground",

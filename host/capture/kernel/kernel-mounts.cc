@@ -11,7 +11,6 @@
 #include <btrfsutil.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <glib.h>
 #include <linux/loop.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -118,12 +117,12 @@ KernelMounts::KernelMounts(const WritablePlaces& places, std::vector<KernelDevic
 }
 
 void KernelMounts::start_fuse() {
-  const CPtr<char, g_free> nbdfuse(::g_find_program_in_path("nbdfuse"));
-  if (!nbdfuse) throw CaptureError("there is no nbdfuse: install the package libnbd-bin");
+  const fs::path nbdfuse = program_on_path("nbdfuse");
+  if (nbdfuse.empty()) throw CaptureError("there is no nbdfuse: install the package libnbd-bin");
   const fs::path point = directory_ / "fuse";
   if (::mkdir(point.c_str(), 0700) != 0) throw_errno<CaptureError>("cannot make a directory for nbdfuse");
   const fs::path file = point / "disks";
-  Program program{.path = nbdfuse.get(),
+  Program program{.path = nbdfuse,
                   .arguments = {file.native(), fmt::format("nbd+unix:///0?socket={}/blocks", directory_.native())},
                   .environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"},
                   .user = {}};

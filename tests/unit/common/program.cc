@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <filesystem>
@@ -195,6 +196,17 @@ TEST_CASE("a program has its lifeline and nothing else of ours") {
   pipe.write_end.reset();
   CHECK(command.end() == "");
   CHECK(command.output() == "0 1 2 3 4 ");  // 4: ls has the directory open
+}
+
+TEST_CASE("programs on the PATH are found, and what they are to inherit is all of ours") {
+  const fs::path shell = program_on_path("sh");
+  CHECK(shell.is_absolute());
+  CHECK(shell.filename() == "sh");
+  CHECK(program_on_path(shell) == shell);
+  CHECK(program_on_path("there-is-no-such-program").empty());
+  CHECK(program_on_path("/etc/passwd").empty());
+  const Names variables = own_environment();
+  CHECK(std::ranges::count(variables, std::string("PATH=") + ::getenv("PATH")) == 1);
 }
 
 TEST_CASE("a program that is not there cannot be started") {
