@@ -153,7 +153,7 @@ class OwnLink : public OwnNode {
   std::string target_;
 };
 
-/// A disk or a dump of the repository.
+/// A disk, a dump or a file of a domain's state, out of the repository.
 class BlockFile : public OwnNode {
  public:
   using Open = std::function<std::shared_ptr<BlockReader>()>;

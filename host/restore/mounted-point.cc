@@ -100,6 +100,7 @@ MountedPoint::MountedPoint(MountShared& shared, Manifest manifest)
   }
   add_disks(root_->directory("disks", instant_ns_));
   add_dumps(root_->directory("dumps", instant_ns_));
+  add_state();
   root_->add_deferred("file-systems", [this] { return found().list; });
   root_->add_deferred("files", [this] { return found().tree.root(); });
   root_->add("still-point.json", std::make_shared<TextFile>(dump_json(to_json(manifest_), 2) + '\n', instant_ns_));
@@ -130,17 +131,33 @@ void MountedPoint::add_dumps(OwnDirectory& directory) {
       parent = &parent->directory(name.substr(0, slash), instant_ns_);
       name.erase(0, slash + 1);
     }
-    const auto open = [this, &dump, key = new_node_number()] {
-      return shared_.dumps.get(key, [&] {
-        return decltype(shared_.dumps)::Made{
-            std::make_shared<AheadReader>(shared_.repository.open_dump(dump.map), shared_.crew, dump_piece_bytes,
-                                          dump_cache_bytes),
-            1};
-      });
-    };
-    parent->add(name, std::make_shared<BlockFile>(fmt::format("dump {} of {}", dump.name, manifest_.name),
-                                                  dump.map.size, false, instant_ns_, open));
+    parent->add(name, stream_file("dump " + dump.name, dump.map));
   }
+}
+
+void MountedPoint::add_state() {
+  for (const StateRecord& state : manifest_.state) {
+    if (!state.failure.empty()) continue;
+    OwnDirectory& directory = root_->directory("state", instant_ns_);
+    const auto file = stream_file(fmt::format("{} {}", to_string(state.kind), state.name), state.map);
+    if (state.kind == StateRecord::Kind::nvram)
+      directory.add("nvram.fd", file);
+    else
+      directory.directory("tpm", instant_ns_).add(state.name, file);
+  }
+}
+
+/// `map`: of the manifest.
+std::shared_ptr<BlockFile> MountedPoint::stream_file(std::string_view what, const StreamMap& map) {
+  const auto open = [this, &map, key = new_node_number()] {
+    return shared_.dumps.get(key, [&] {
+      return decltype(shared_.dumps)::Made{
+          std::make_shared<AheadReader>(shared_.repository.open_dump(map), shared_.crew, dump_piece_bytes,
+                                        dump_cache_bytes),
+          1};
+    });
+  };
+  return std::make_shared<BlockFile>(fmt::format("{} of {}", what, manifest_.name), map.size, false, instant_ns_, open);
 }
 
 std::shared_ptr<GuestDisk> MountedPoint::open_disk(std::size_t number) {

@@ -45,6 +45,8 @@ struct MountShared {
 ///
 ///     disks/vda.img      its disks, raw
 ///     dumps/.../NAME     its dumps
+///     state/nvram.fd     its firmware's variables, where it has some
+///     state/tpm/NAME     its emulated TPM's state, where it has one
 ///     files/             the guest's files, its file systems mounted in each other
 ///     file-systems/vda1/ each of them for itself
 ///     file-systems/vg0/root/
@@ -64,6 +66,8 @@ class MountedPoint {
 
   void add_disks(OwnDirectory& directory);
   void add_dumps(OwnDirectory& directory);
+  void add_state();
+  [[nodiscard]] std::shared_ptr<BlockFile> stream_file(std::string_view what, const StreamMap& map);
   [[nodiscard]] std::shared_ptr<GuestDisk> open_disk(std::size_t number);
   [[nodiscard]] std::shared_ptr<GuestDisk> open_volume(std::size_t number);
   [[nodiscard]] Found& found();

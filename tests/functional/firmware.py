@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import unittest
 
@@ -191,6 +192,22 @@ class Firmware(unittest.TestCase):
         self.assertEqual((to / "fw5-nvram.fd").read_bytes()[300_000:305_000], nvram[300_000:305_000])
         self.assertEqual(self.tpm(uuid).read_bytes()[200:1200], tpm[200:1200])
         self.libvirtd.virsh("undefine", "fw5", "--nvram")
+
+    @unittest.skipUnless(os.path.exists("/dev/fuse"), "there is no /dev/fuse")
+    def test_4_shown_in_a_mount(self):
+        point = self.scratch / "mnt"
+        point.mkdir()
+        command = [self.companion.program, "--repository", self.companion.repository, "mount", self.first["name"], point]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                self.assertIn("mounted", process.stdout.readline())
+                for name, content in zip(("nvram.fd", "tpm/tpm2-00.permall"), self.expected):
+                    self.assertEqual((point / "state" / name).read_bytes(), content)
+                    self.assertEqual((point / "state" / name).stat().st_mode & 0o777, 0o400)
+                self.assertEqual(sorted(os.listdir(point / "state")), ["nvram.fd", "tpm"])
+            finally:
+                process.terminate()
+                self.assertEqual(process.wait(30), 0)
 
     def test_5_of_one_that_is_shut_off_and_in_place(self):
         self.libvirtd.virsh("destroy", "fw")
