@@ -22,7 +22,7 @@ enum class ExitCode : int {
   corruption = 9,     ///< stored bytes do not match their id: run verify, restore another still point
   locked = 10,        ///< somebody else works on it: try again later
   interrupted = 11,   ///< stopped by a signal: everything was undone
-  incomplete = 12,    ///< the still point is listed, but a dump or a tree of it failed: see show
+  incomplete = 12,    ///< the still point is listed, but a dump, a tree or its domain's state failed: see show
   drill_failed = 13,  ///< the still point does not recover to what it promises: the drill says what is wrong
 };
 

@@ -21,7 +21,9 @@
 namespace stillpoint {
 
 /// Where the contents of the files that were walked lie, as if one after the other on one disk: that is what the
-/// entries' extents say, and what is asked for.
+/// entries' extents say, and what is asked for. All files of the last walk are kept, a hundred bytes each: any of them
+/// may still be asked for. Their number has no bound but the worker's memory (AskedService::limit_memory(), 2 GiB, some
+/// 20 million files): a walk that needs more fails, and says so.
 class KernelContents {
  public:
   /// Forgets all files: what an earlier walk said cannot be read any more.
