@@ -15,9 +15,9 @@ namespace stillpoint {
 
 namespace {
 
-constexpr std::string_view magic = "STILLIDX";
-constexpr std::uint32_t version = 1;
-constexpr std::size_t header_bytes = 64;
+constexpr std::string_view table_magic = "STILLIDX";
+constexpr std::uint32_t table_version = 1;
+constexpr std::size_t table_header_bytes = 64;
 constexpr std::size_t entry_bytes = 48;
 /// Entries under one CRC, so that a part can be checked without reading the whole.
 constexpr std::uint64_t block_entries = 1024;
@@ -45,10 +45,11 @@ std::uint64_t block_count(std::uint64_t entries) {
 IndexTable::IndexTable(std::unique_ptr<ObjectView> view, std::string_view name) : view_(std::move(view)) {
   const auto fail = [&](std::string_view what) { throw Corruption(fmt::format("index {}: {}", name, what)); };
   const std::span<const std::byte> bytes = view_->bytes();
-  if (bytes.size() < header_bytes || std::memcmp(bytes.data(), magic.data(), magic.size()) != 0) fail("it is no index");
-  if (crc32c(bytes.first(header_bytes - 4)) != get_le<std::uint32_t>(bytes.data() + header_bytes - 4))
+  if (bytes.size() < table_header_bytes || std::memcmp(bytes.data(), table_magic.data(), table_magic.size()) != 0)
+    fail("it is no index");
+  if (crc32c(bytes.first(table_header_bytes - 4)) != get_le<std::uint32_t>(bytes.data() + table_header_bytes - 4))
     fail("its header is damaged");
-  if (get_le<std::uint32_t>(bytes.data() + 8) != version) fail("it has another format");
+  if (get_le<std::uint32_t>(bytes.data() + 8) != table_version) fail("it has another format");
   pack_count_ = get_le<std::uint32_t>(bytes.data() + 12);
   entry_count_ = get_le<std::uint64_t>(bytes.data() + 16);
   fanout_bits_ = get_le<std::uint32_t>(bytes.data() + 24);
@@ -57,11 +58,11 @@ IndexTable::IndexTable(std::unique_ptr<ObjectView> view, std::string_view name) 
     fail("its header is out of bounds");
   const std::uint64_t buckets = std::uint64_t{1} << fanout_bits_;
   const std::uint64_t head =
-      header_bytes + 16 * std::uint64_t{pack_count_} + 4 * (buckets + 1) + 4 * block_count(entry_count_);
+      table_header_bytes + 16 * std::uint64_t{pack_count_} + 4 * (buckets + 1) + 4 * block_count(entry_count_);
   if (bytes.size() != head + entry_bytes * entry_count_) fail("it has another length than its header says");
-  if (crc32c(bytes.subspan(header_bytes, head - header_bytes)) != get_le<std::uint32_t>(bytes.data() + 32))
+  if (crc32c(bytes.subspan(table_header_bytes, head - table_header_bytes)) != get_le<std::uint32_t>(bytes.data() + 32))
     fail("its tables are damaged");
-  packs_ = bytes.data() + header_bytes;
+  packs_ = bytes.data() + table_header_bytes;
   fanout_ = packs_ + 16 * pack_count_;
   const std::byte* crcs = fanout_ + 4 * (buckets + 1);
   entries_ = bytes.data() + head;
@@ -120,9 +121,9 @@ std::vector<std::byte> encode_index(std::span<const PackId> packs, std::vector<I
   });
   const unsigned bits = fanout_bits_for(entries.size());
   const std::uint64_t buckets = std::uint64_t{1} << bits;
-  const std::size_t head = header_bytes + 16 * packs.size() + 4 * (buckets + 1) + 4 * block_count(entries.size());
+  const std::size_t head = table_header_bytes + 16 * packs.size() + 4 * (buckets + 1) + 4 * block_count(entries.size());
   std::vector<std::byte> bytes(head + entry_bytes * entries.size());
-  std::byte* to = bytes.data() + header_bytes;
+  std::byte* to = bytes.data() + table_header_bytes;
   for (const PackId& pack : packs) {
     std::memcpy(to, pack.bytes.data(), 16);
     to += 16;
@@ -149,14 +150,14 @@ std::vector<std::byte> encode_index(std::span<const PackId> packs, std::vector<I
     const std::uint64_t count = std::min<std::uint64_t>(block_entries, entries.size() - begin);
     put_le(crcs + 4 * i, crc32c({rows + begin * entry_bytes, count * entry_bytes}));
   }
-  std::memcpy(bytes.data(), magic.data(), magic.size());
-  put_le(bytes.data() + 8, version);
+  std::memcpy(bytes.data(), table_magic.data(), table_magic.size());
+  put_le(bytes.data() + 8, table_version);
   put_le(bytes.data() + 12, static_cast<std::uint32_t>(packs.size()));
   put_le(bytes.data() + 16, std::uint64_t{entries.size()});
   put_le(bytes.data() + 24, std::uint32_t{bits});
   put_le(bytes.data() + 28, static_cast<std::uint32_t>(block_entries));
-  put_le(bytes.data() + 32, crc32c(std::span(bytes).subspan(header_bytes, head - header_bytes)));
-  put_le(bytes.data() + header_bytes - 4, crc32c(std::span(bytes).first(header_bytes - 4)));
+  put_le(bytes.data() + 32, crc32c(std::span(bytes).subspan(table_header_bytes, head - table_header_bytes)));
+  put_le(bytes.data() + table_header_bytes - 4, crc32c(std::span(bytes).first(table_header_bytes - 4)));
   return bytes;
 }
 
