@@ -165,8 +165,6 @@ WITH_SHA State after(const State& state, std::span<const std::byte, block_bytes>
 
 WITH_SHA std::array<ChunkId, 2> finish(const State& state, std::size_t before, std::span<const std::byte> first,
                                        std::span<const std::byte> second) noexcept {
-  // What isa-l's checksum leaves in the registers' upper halves makes these instructions fifty times slower.
-  _mm256_zeroupper();
   std::array<Lane, 2> lanes{load_lane(state), load_lane(state)};
   const std::array messages{first, second};
   const std::size_t both = std::min(first.size(), second.size()) / block_bytes;
