@@ -14,6 +14,8 @@ constexpr std::array verbs{
     stillpoint::Verb{"list", "list still points", stillpoint::add_list},
     stillpoint::Verb{"show", "show everything that is known of a still point", stillpoint::add_show},
     stillpoint::Verb{"restore", "write a disk into a new image", stillpoint::add_restore},
+    stillpoint::Verb{"replicate", "keep the disks of still points in another Ceph pool, ready to boot",
+                     stillpoint::add_replicate},
     stillpoint::Verb{"dump", "list the database dumps of a still point, or read one", stillpoint::add_dump},
     stillpoint::Verb{"files", "list, read and copy files of a still point", stillpoint::add_files},
     stillpoint::Verb{"mount", "show disks, files and dumps as a directory, without restoring them",

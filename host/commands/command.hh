@@ -53,6 +53,7 @@ struct Verb {
 [[nodiscard]] RunVerb add_backup(CLI::App& parser);
 [[nodiscard]] RunVerb add_list(CLI::App& parser);
 [[nodiscard]] RunVerb add_show(CLI::App& parser);
+[[nodiscard]] RunVerb add_replicate(CLI::App& parser);
 [[nodiscard]] RunVerb add_restore(CLI::App& parser);
 [[nodiscard]] RunVerb add_dump(CLI::App& parser);
 [[nodiscard]] RunVerb add_files(CLI::App& parser);

@@ -3,6 +3,7 @@
 #include "host/commands/command.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
+#include "host/commands/retention-options.hh"
 #include "host/commands/table.hh"
 #include "host/commands/tree-layout.hh"
 #include "host/repository/repository.hh"
@@ -19,8 +20,7 @@ namespace {
 
 struct PruneRequest {
   std::vector<std::string> domains;
-  RetentionPolicy policy;
-  std::string within;
+  RetentionOptions retention;
   unsigned least_live_percent = 50;
   unsigned wait_minutes = 0;
   bool dry_run = false;
@@ -68,8 +68,7 @@ Table table_of(const std::vector<RetainedStillPoint>& still_points) {
 }
 
 ExitCode prune(const PruneRequest& request, const Invocation& invocation) {
-  RetentionPolicy policy = request.policy;
-  if (!request.within.empty()) policy.within = parse_age(request.within);
+  const RetentionPolicy policy = request.retention.policy();
   if (policy.empty() && !request.domains.empty())
     throw UsageError("without a rule to keep by nothing is deleted, of no domain", "say, for example, --keep-daily 14");
   Repository repository = invocation.open(request.dry_run ? Repository::Mode::read : Repository::Mode::reclaim);
@@ -174,17 +173,8 @@ std::shared_ptr<std::vector<std::string>> add_names(CLI::App& parser) {
 
 RunVerb add_prune(CLI::App& parser) {
   const auto request = std::make_shared<PruneRequest>();
-  RetentionPolicy& policy = request->policy;
   parser.add_option("DOMAIN", request->domains, "delete still points of these domains only (all)");
-  parser.add_option("--keep-last", policy.last, "keep the newest N")->type_name("N");
-  parser.add_option("--keep-hourly", policy.hourly, "keep the newest of each of the newest N hours that have one")
-      ->type_name("N");
-  parser.add_option("--keep-daily", policy.daily, "the same for days")->type_name("N");
-  parser.add_option("--keep-weekly", policy.weekly, "for weeks, from Monday on")->type_name("N");
-  parser.add_option("--keep-monthly", policy.monthly, "for months")->type_name("N");
-  parser.add_option("--keep-yearly", policy.yearly, "for years")->type_name("N");
-  parser.add_option("--keep-within", request->within, "keep what is younger than this: 12h, 7d, 2w, 6m, 1y")
-      ->type_name("AGE");
+  add_retention_options(parser, request->retention);
   parser
       .add_option("--min-live", request->least_live_percent,
                   "write a pack anew of which less than this percentage is needed (50)")

@@ -6,6 +6,7 @@
 #include "common/log.hh"
 #include "host/repository/checksum.hh"
 #include "host/repository/chunk-store.hh"
+#include "host/repository/disk-comparison.hh"
 #include "host/repository/disk-reader.hh"
 #include "host/repository/disk-writer.hh"
 #include "host/repository/document.hh"
@@ -434,6 +435,16 @@ void Repository::relink_base(const Manifest& manifest) {
 
 std::unique_ptr<BlockReader> Repository::open_disk(const DiskMap& map, std::size_t cache_bytes) {
   return std::make_unique<MappedDiskReader>(engine_->open_chunks(), map, cache_bytes);
+}
+
+void Repository::compare_disks(const DiskMap& from, const DiskMap& to,
+                               const std::function<void(const Extent&)>& consumer) {
+  stillpoint::compare_disks(*engine_->open_chunks(), from, to, consumer);
+}
+
+void Repository::check_copy(const DiskMap& map, BlockReader& copy, CaptureProgress& progress,
+                            const std::function<void(const Extent&)>& consumer) {
+  check_disk_copy(*engine_->open_chunks(), map, copy, progress, consumer);
 }
 
 void Repository::read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer) {

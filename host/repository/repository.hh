@@ -124,6 +124,14 @@ class Repository {
   /// Every chunk that is read is checked against its id (Corruption). `cache_bytes`: so much of the chunks of which a
   /// part was read is kept in memory, for the rest of them is often read next.
   [[nodiscard]] std::unique_ptr<BlockReader> open_disk(const DiskMap& map, std::size_t cache_bytes = 8 << 20);
+  /// Tells the ranges of `to` that may hold other bytes than `from` has there, in ascending order; no data where `to`
+  /// has zeros. Costs what differs. The consumer may throw to stop. Throws Corruption.
+  void compare_disks(const DiskMap& from, const DiskMap& to, const std::function<void(const Extent&)>& consumer);
+  /// Reads a copy of that disk, of the same size, and tells where it is another one, by the chunks' ids. The consumer
+  /// may throw to stop. Throws Corruption, and what reading the copy throws.
+  void check_copy(const DiskMap& map, BlockReader& copy, CaptureProgress& progress,
+                  const std::function<void(const Extent&)>& consumer);
+
   /// In order. The consumer may throw to stop.
   void read_dump(const StreamMap& map, const std::function<void(std::span<const std::byte>)>& consumer);
 

@@ -4,35 +4,13 @@
 #include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
-#include "host/restore/disk-pieces.hh"
+#include "host/restore/rbd-writer.hh"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <cerrno>
-#include <chrono>
-
 namespace stillpoint {
 namespace {
-
-/// Longer than the cluster's own limit for a request.
-constexpr std::chrono::seconds image_write_limit{180};
-/// Zeroing an image's objects is a request for each of them.
-constexpr std::uint64_t zero_window = std::uint64_t{1} << 30;
-constexpr std::uint64_t most_zeroed_at_once = std::uint64_t{64} << 20;
-constexpr std::size_t most_zero_requests = 8;
-
-/// A failed write is the target's fault here.
-template <typename F>
-void as_storage(const F& work) {
-  try {
-    work();
-  } catch (const CephError& error) {
-    if (error.exit_code() != ExitCode::capture) throw;
-    throw StorageError(error.what(), error.hint());
-  }
-}
 
 class RbdTarget : public DiskTarget {
  public:
@@ -46,34 +24,22 @@ class RbdTarget : public DiskTarget {
         name_(std::move(name)) {}
 
   void write(std::span<const Piece> pieces) override {
-    as_storage([&] {
+    as_storage_error([&] {
       begin();
-      const auto send = [this](const Piece& part) { image_->start_write(part.bytes, part.offset, 0); };
-      for (const Piece& piece : joined(pieces))
-        if (is_new())
-          without_zeros(piece, send);
-        else
-          send(piece);
-      wait_for(0);
+      write_to_rbd(*image_, pieces, is_new());
     });
   }
 
   void zero(std::uint64_t offset, std::uint64_t length) override {
     if (is_new()) return;
-    as_storage([&] {
+    as_storage_error([&] {
       begin();
-      for (std::uint64_t at = offset, end = offset + length; at < end;) {
-        const std::uint64_t part = std::min(end - at, zero_window);
-        for (const RbdChange& there : image_->changed("", at, part, true))
-          if (there.exists) zero_data(std::max(at, there.offset), std::min(at + part, there.offset + there.length));
-        at += part;
-      }
-      wait_for(0);
+      zero_in_rbd(*image_, offset, length);
     });
   }
 
   void complete() override {
-    as_storage([&] {
+    as_storage_error([&] {
       begin();
       image_->flush();
       image_.reset();
@@ -90,23 +56,6 @@ class RbdTarget : public DiskTarget {
     if (is_new() || begun_) return;
     begun_ = true;
     if (image_->size() != size_) image_->resize(size_);
-  }
-
-  void zero_data(std::uint64_t begin, std::uint64_t end) {
-    while (begin < end) {
-      const std::uint64_t part = std::min(end - begin, most_zeroed_at_once);
-      image_->start_zero(begin, part, 0);
-      begin += part;
-      wait_for(most_zero_requests);
-    }
-  }
-
-  /// Until no more than so many are on their way.
-  void wait_for(std::size_t requests) {
-    while (image_->in_flight() > requests)
-      if (!image_->next(image_write_limit))
-        throw Unreachable(fmt::format("the cluster does not write RBD image {}", to_string(*place_)),
-                          "look at the cluster (ceph -s), then try again");
   }
 
   std::shared_ptr<RbdPool> pool_;
@@ -160,7 +109,7 @@ std::unique_ptr<DiskTarget> RbdImages::open(const RbdPlace& place, std::uint64_t
   RbdLayout layout = wanted_.layout;
   layout.size = size;
   made_.push_back(now);
-  as_storage([&] { pool->create(now->image, layout); });
+  as_storage_error([&] { pool->create(now->image, layout); });
   return std::make_unique<RbdTarget>(pool, now, pool->open(now->image, RbdAccess::write), size, place.image);
 }
 

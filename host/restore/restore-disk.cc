@@ -117,22 +117,22 @@ std::uint64_t bytes_of_data(BlockReader& disk) {
 
 }  // namespace
 
-void fill_target(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit) {
-  const std::uint64_t total = bytes_of_data(disk);
+WrittenRanges write_ranges(BlockReader& disk, DiskTarget& target, const Ranges& ranges, std::uint64_t total,
+                           CaptureProgress& progress, RateLimit* limit) {
+  WrittenRanges written;
   std::vector<Extent> holes;
   {
     BatchWriter writer(target);
     Batch batch;
-    std::uint64_t done = 0;
     const auto hand_over = [&] {
       if (batch.reads.empty()) return;
       if (limit != nullptr) limit->take(batch.used);
       disk.pread_many(batch.reads);
-      done += batch.used;
+      written.data += batch.used;
       writer.exchange(batch);
-      progress.advance(done, total);
+      progress.advance(written.data, std::max(total, written.data));
     };
-    for_each_extent(disk, [&](const Extent& extent) {
+    ranges([&](const Extent& extent) {
       if (!extent.data) {
         holes.push_back(extent);
         return;
@@ -149,8 +149,17 @@ void fill_target(BlockReader& disk, DiskTarget& target, CaptureProgress& progres
     hand_over();
     writer.finish();
   }
-  for (const Extent& hole : holes)
+  for (const Extent& hole : holes) {
     target.zero(hole.offset, hole.length);
+    written.zeros += hole.length;
+  }
+  return written;
+}
+
+WrittenRanges fill_target(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit) {
+  return write_ranges(
+      disk, target, [&disk](const auto& consume) { for_each_extent(disk, consume); }, bytes_of_data(disk), progress,
+      limit);
 }
 
 void restore_disk(BlockReader& disk, DiskTarget& target, CaptureProgress& progress, RateLimit* limit) {

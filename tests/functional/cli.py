@@ -138,7 +138,7 @@ class CommandLine(unittest.TestCase):
     def test_help_and_version(self):
         done = stillpoint("--help")
         self.assertEqual(done.returncode, 0)
-        for verb in ("init", "backup", "list", "show", "restore", "dump", "files", "verify", "prune", "delete", "protect", "drill"):
+        for verb in ("init", "backup", "list", "show", "restore", "replicate", "dump", "files", "verify", "prune", "delete", "protect", "drill"):
             self.assertIn(verb, done.stdout)
             own = stillpoint(verb, "--help")
             self.assertEqual(own.returncode, 0, verb)
@@ -149,7 +149,7 @@ class CommandLine(unittest.TestCase):
     def test_the_manual_names_every_option_and_code(self):
         manual = pathlib.Path(__file__).resolve().parents[2] / "docs/man/stillpoint.1"
         words = manual.read_text(encoding="utf-8").replace("\\-", "-")
-        for verb in (None, "init", "backup", "list", "show", "restore", "dump", "files", "verify", "prune", "key", "drill"):
+        for verb in (None, "init", "backup", "list", "show", "restore", "replicate", "boot", "dump", "files", "verify", "prune", "key", "drill"):
             for line in stillpoint(*([verb] if verb else []), "--help").stdout.splitlines():
                 for word in line.replace(",", " ").split():
                     if word.startswith("--"):

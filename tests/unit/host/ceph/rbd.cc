@@ -260,3 +260,54 @@ TEST_CASE("a watch ends only when it has answered") {
   });
   watch.reset();
 }
+
+TEST_CASE("pools, namespaces and features are read") {
+  CHECK(parse_rbd_pool("p", false) == RbdPlace{"p", "", ""});
+  CHECK(parse_rbd_pool("p/n", false) == RbdPlace{"p", "n", ""});
+  CHECK(parse_rbd_pool("p", true) == RbdPlace{"p", "", ""});
+  CHECK(parse_rbd_pool("p/i", true) == RbdPlace{"p", "", "i"});
+  CHECK(parse_rbd_pool("p/n/", true) == RbdPlace{"p", "n", ""});
+  CHECK(parse_rbd_pool("p/n/i", true) == RbdPlace{"p", "n", "i"});
+  for (const char* bad : {"", "/", "p/", "p//", "/n", "p/n/i", "p@s", "p:conf=/x"})
+    CHECK_THROWS_AS(static_cast<void>(parse_rbd_pool(bad, false)), UsageError);
+  for (const char* bad : {"", "/", "p//i", "p//", "p/n/m/i", "p/i@s"})
+    CHECK_THROWS_AS(static_cast<void>(parse_rbd_pool(bad, true)), UsageError);
+  CHECK(parse_rbd_features({"layering", "exclusive-lock", "object-map"}) == 13);
+  CHECK_THROWS_AS(static_cast<void>(parse_rbd_features({"layering", "object-map"})), UsageError);
+}
+
+TEST_CASE("an image is locked, watched, renamed and cloned") {
+  const auto pool = rbd_pool();
+  pool->create("held", {.size = 4 * mib});
+  {
+    const auto image = pool->open("held", RbdAccess::write);
+    const auto reader = pool->open("held", RbdAccess::read);
+    CHECK(reader->watchers().size() == 1);
+    {
+      const auto lock = image->lock();
+      lock->check();
+      CHECK_THROWS_AS(static_cast<void>(reader->lock()), Locked);
+      // Our lock is none of librbd's.
+      fill(*image, 0, 100, 'a');
+    }
+    const auto again = reader->lock();
+    CHECK(reader->clones().empty());
+    image->create_snapshot("s");
+  }
+  CHECK(pool->open("held", RbdAccess::read)->watchers().empty());
+  pool->clone("held", "s", *pool, "clone-of-held");
+  {
+    const auto image = pool->open("held", RbdAccess::write);
+    image->look_at(id_of(*image, "s"));
+    CHECK(image->clones() == std::vector<RbdPlace>{{"rbd", "", "clone-of-held"}});
+    image->look_at(0);
+    pool->remove("clone-of-held");
+    image->remove_snapshot("s");
+  }
+  pool->rename("held", "let-go");
+  CHECK(!pool->has("held"));
+  pool->create("held", {.size = mib});
+  CHECK_THROWS_AS(pool->rename("let-go", "held"), CephError);
+  pool->remove("held");
+  pool->remove("let-go");
+}

@@ -123,6 +123,12 @@ TEST_CASE("increments upon increments read as the disk was each time") {
       contents.push_back(disk);
     }
     CHECK(parts > 60);
+    for (std::size_t i = 1; i < contents.size(); ++i) {
+      check_differences(repository, manifests[i - 1].disks[0].map, contents[i - 1], manifests[i].disks[0].map,
+                        contents[i]);
+      check_differences(repository, manifests[i].disks[0].map, contents[i], manifests[i - 1].disks[0].map,
+                        contents[i - 1]);
+    }
     for (std::size_t i = 0; i < contents.size(); ++i) {
       const DiskMap at = repository.load(manifests[i].name).disks[0].map;
       REQUIRE((read_whole(repository, at) == contents[i]));

@@ -220,4 +220,70 @@ bool Sample::reads() const {
   }
 }
 
+namespace {
+
+class CopyInMemory : public BlockReader {
+ public:
+  explicit CopyInMemory(const Bytes& bytes) : bytes_(bytes) {}
+  [[nodiscard]] std::uint64_t size() const override { return bytes_.size(); }
+  void pread(std::span<std::byte> buffer, std::uint64_t offset) override {
+    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), buffer.size(), buffer.begin());
+  }
+  /// Zeros are holes, in pieces that are no multiples of anything.
+  [[nodiscard]] std::vector<Extent> extents(std::uint64_t offset, std::uint64_t length) override {
+    constexpr std::uint64_t step = 100000;
+    const std::uint64_t part = std::min(length, step - offset % step);
+    const auto begin = bytes_.begin() + static_cast<std::ptrdiff_t>(offset);
+    const bool zero =
+        std::all_of(begin, begin + static_cast<std::ptrdiff_t>(part), [](std::byte b) { return b == std::byte{0}; });
+    return {{offset, part, !zero}};
+  }
+
+ private:
+  const Bytes& bytes_;
+};
+
+class NoProgress : public CaptureProgress {
+  void advance(std::uint64_t, std::uint64_t) override {}
+};
+
+}  // namespace
+
+void check_differences(Repository& repository, const DiskMap& from, const Bytes& from_bytes, const DiskMap& to,
+                       const Bytes& to_bytes) {
+  Bytes made = from_bytes;
+  made.resize(to_bytes.size());
+  const Bytes before = made;
+  std::uint64_t end = 0;
+  const auto apply = [&](const Extent& extent) {
+    REQUIRE(extent.offset >= end);
+    end = extent.offset + extent.length;
+    REQUIRE(end <= made.size());
+    const auto at = static_cast<std::ptrdiff_t>(extent.offset);
+    const auto until = static_cast<std::ptrdiff_t>(end);
+    std::copy(to_bytes.begin() + at, to_bytes.begin() + until, made.begin() + at);
+    if (!extent.data)
+      CHECK(std::all_of(made.begin() + at, made.begin() + until, [](std::byte b) { return b == std::byte{0}; }));
+  };
+  repository.compare_disks(from, to, apply);
+  CHECK((made == to_bytes));
+  NoProgress progress;
+  CopyInMemory copy(before);
+  made = before;
+  end = 0;
+  repository.check_copy(to, copy, progress, [&](const Extent& extent) {
+    // Nothing that is as it should be.
+    for (std::uint64_t at = extent.offset; at < extent.offset + extent.length; at += repository.chunk_bytes()) {
+      const auto begin = static_cast<std::ptrdiff_t>(at);
+      const auto until = static_cast<std::ptrdiff_t>(
+          std::min<std::uint64_t>(at + repository.chunk_bytes(), extent.offset + extent.length));
+      CHECK(!std::equal(before.begin() + begin, before.begin() + until, to_bytes.begin() + begin));
+    }
+    apply(extent);
+  });
+  CHECK((made == to_bytes));
+  CopyInMemory same(to_bytes);
+  repository.check_copy(to, same, progress, [](const Extent&) { FAIL("a copy is another one"); });
+}
+
 }  // namespace stillpoint::test

@@ -59,6 +59,11 @@ class Scratch {
 Manifest commit(Repository& repository, std::string_view domain, const DiskMap& disk,
                 const std::optional<StreamMap>& dump = std::nullopt, std::string_view time = "2026-11-22T08:20:11Z");
 
+/// That what the maps tell of their differences is enough to make `to` of `from`, and that a copy is told from what it
+/// is a copy of.
+void check_differences(Repository& repository, const DiskMap& from, const Bytes& from_bytes, const DiskMap& to,
+                       const Bytes& to_bytes);
+
 /// Whether verify() finds nothing wrong with all that is there, every byte read.
 [[nodiscard]] bool is_whole(Repository& repository);
 
