@@ -5,6 +5,8 @@
 #include "host/commands/command.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
+#include "host/commands/rbd-options.hh"
+#include "host/commands/replica-place.hh"
 #include "host/commands/served-disk.hh"
 
 #include <CLI/CLI.hpp>
@@ -23,6 +25,10 @@ struct BootOptions {
   std::string name;
   BootRequest request;
   std::string commit;
+  std::string replica;  ///< rbd:POOL[/NAMESPACE][@CONF]
+  std::string replica_name;
+  std::string ceph_user;
+  std::string ceph_secret;
   bool remove = false;
   bool resume = false;
 };
@@ -71,6 +77,10 @@ ExitCode resume(const BootOptions& options, const Invocation& invocation) {
   const bool was_running = booted.running();
   if (was_running && options.commit.empty())
     throw UsageError(fmt::format("{} runs", printable(request.name)), "its disks are served: there is nothing to do");
+  if (!options.commit.empty() && is_on_clones(request))
+    throw UsageError(
+        fmt::format("the disks of {} are clones: there are no images to move it to", printable(request.name)),
+        "rbd flatten makes them independent of the replica");
   if (!options.commit.empty()) {
     Manifest unmoved = manifest;
     unmoved.disks = unmoved_disks(booted, manifest, request);
@@ -100,6 +110,16 @@ ExitCode boot_still_point(const BootOptions& options, const Invocation& invocati
   const auto [access, manifest] = open_to_serve(invocation, options.name, &state);
   BootRequest request = request_for(options, manifest.domain + "-boot");
   request.state = std::move(state);
+  if (!options.replica.empty()) {
+    const ReplicaPlace place = parse_replica_place(options.replica, options.ceph_user);
+    request.replica = ReplicaToBoot{.address = place.address,
+                                    .pool = place.pool,
+                                    .images = options.replica_name.empty() ? manifest.domain : options.replica_name,
+                                    .conf = conf_in_use(place.address),
+                                    .secret = options.ceph_secret};
+  } else if (!(options.replica_name + options.ceph_user + options.ceph_secret).empty()) {
+    throw UsageError("something is said of a replica, and none is named", "name it with --from-replica");
+  }
   if (!options.commit.empty()) {
     request.images = std::filesystem::absolute(options.commit);
     check_commit(manifest, request, request.images);
@@ -141,13 +161,25 @@ RunVerb add_boot(CLI::App& parser) {
                   "for its sockets and overlays (below " + std::string(parent_directory) + ")")
       ->type_name("DIR");
   parser.add_option("--commit", options->commit, "move it to images in this directory while it runs")->type_name("DIR");
+  CLI::Option* const replica =
+      parser
+          .add_option("--from-replica", options->replica,
+                      "on clones of its disks in this replica, see replicate: nothing of the repository is served")
+          ->type_name("rbd:POOL[/NAMESPACE][@CONF]")
+          ->excludes("--commit");
+  parser.add_option("--replica-name", options->replica_name, "its images are called NAME-TARGET (DOMAIN-TARGET)")
+      ->type_name("NAME");
+  parser.add_option("--ceph-user", options->ceph_user, "who is let in there, without \"client.\" (admin)")
+      ->type_name("ID");
+  parser.add_option("--ceph-secret", options->ceph_secret, "of libvirt, with that user's key")->type_name("UUID");
   CLI::Option* const resumed = parser.add_flag("--resume", options->resume,
                                                "start a domain that was booted and powered off, or --commit it later");
   parser.add_flag("--remove", options->remove, "end a domain that was booted, and delete what it has written")
       ->excludes("--commit")
       ->excludes("--network")
+      ->excludes(replica)
       ->excludes(resumed);
-  resumed->excludes("--network")->excludes("--name");
+  resumed->excludes("--network")->excludes("--name")->excludes(replica);
   return [options](const Invocation& invocation) {
     if (options->resume) return resume(*options, invocation);
     return options->remove ? remove(*options, invocation) : boot_still_point(*options, invocation);

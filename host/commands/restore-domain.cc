@@ -7,6 +7,7 @@
 #include "host/commands/format.hh"
 #include "host/commands/output-file.hh"
 #include "host/commands/output.hh"
+#include "host/commands/rbd-disks.hh"
 #include "host/commands/rbd-options.hh"
 #include "host/commands/watched-progress.hh"
 #include "host/guest/connection.hh"
@@ -137,6 +138,29 @@ StateTargets check_in_place(const Manifest& manifest, const Invocation& invocati
           fmt::format("the firmware's variables of {} are not at {} any more", name, printable(record.source)),
           "restore into a directory with --to");
   return {.nvram = places.nvram, .tpm = places.tpm, .nvram_owner = {}};
+}
+
+/// How libvirt reaches the cluster of the domain's disks.
+CephAddress address_in_place(const Manifest& manifest, const Invocation& invocation) {
+  Connection libvirt(invocation.libvirt_uri);
+  const Domain domain = libvirt.domain(manifest.domain_uuid);
+  std::optional<CephAddress> address;
+  for (const DomainDisk& disk : domain.disks()) {
+    if (!disk.rbd) continue;
+    const CephAddress its = ceph_address(domain, *disk.rbd);
+    if (address && *address != its)
+      throw UsageError("the domain's disks are in several Ceph clusters, or reached as several users",
+                       "restore each of them with --disk, --to-rbd and --overwrite");
+    address = its;
+  }
+  return address.value_or(CephAddress{});
+}
+
+/// For a definition: the configuration is named when the disk's own monitors are another cluster's.
+std::string conf_for(const DiskRecord& record, const RbdImages& images, const CephAddress& address) {
+  std::string conf = conf_in_use(address);
+  if (conf.empty() && record.rbd && record.rbd->cluster != images.fsid()) conf = "/etc/ceph/ceph.conf";
+  return conf;
 }
 
 /// A disk on its way: nothing of it is to be seen before complete(), but on a block device.
@@ -283,7 +307,11 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
   std::optional<NewVolumes> volumes;
   if (!wanted.volume_group.empty()) volumes.emplace(wanted.volume_group, wanted.thin_pool);
   std::optional<RbdImages> images;
-  if (wanted.rbd || (wanted.in_place && std::ranges::any_of(manifest.disks, is_rbd))) images.emplace(wanted.images);
+  if (wanted.rbd || (wanted.in_place && std::ranges::any_of(manifest.disks, is_rbd))) {
+    RbdRestore how = wanted.images;
+    if (wanted.in_place && how.address == CephAddress{}) how.address = address_in_place(manifest, invocation);
+    images.emplace(std::move(how));
+  }
   const std::vector<PlacedDisk> disks = volumes      ? place_in_group(manifest, wanted, *volumes)
                                         : wanted.rbd ? place_in_pool(manifest, wanted, *images)
                                                      : place(manifest, wanted, images ? &*images : nullptr);
@@ -294,7 +322,7 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
     NewDisk& it = domain.disks.emplace_back(NewDisk{disk.record->target, disk.path, disk.format, volumes.has_value()});
     if (disk.rbd)
       it.rbd = NewRbdDisk{.name = to_string(*disk.rbd),
-                          .conf = conf_in_use(wanted.images.address),
+                          .conf = conf_for(*disk.record, *images, wanted.images.address),
                           .user = wanted.images.address.user,
                           .secret = wanted.ceph_secret};
   }

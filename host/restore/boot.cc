@@ -51,6 +51,11 @@ fs::path overlay_of(const BootRequest& request, const std::string& target) {
   return request.directory / (target + ".qcow2");
 }
 
+/// What of a replica was cloned for it.
+fs::path clones_of(const BootRequest& request) {
+  return request.directory / "clones";
+}
+
 constexpr const char* nvram_name = "nvram.fd";
 
 /// libvirt deletes it with the domain, but for some versions.
@@ -203,7 +208,20 @@ void serve_disk(const DiskRecord& disk, const ServedDisk& access, const BootRequ
       throw_errno<CaptureError>(fmt::format("cannot give {} to QEMU's user", path.native()));
 }
 
+void add_clones(NewDomain& domain, const ReplicaClones& clones, const ReplicaToBoot& replica) {
+  for (const ReplicaClones::Clone& clone : clones.clones()) {
+    NewDisk& disk = domain.disks.emplace_back(NewDisk{clone.disk, {}, "raw"});
+    disk.rbd = NewRbdDisk{
+        .name = to_string(clone.place), .conf = replica.conf, .user = replica.address.user, .secret = replica.secret};
+  }
+}
+
 }  // namespace
+
+bool is_on_clones(const BootRequest& request) {
+  std::error_code ignored;
+  return fs::exists(clones_of(request), ignored);
+}
 
 Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& access, const BootRequest& request,
             const std::stop_token& stop) {
@@ -213,8 +231,11 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
   if (libvirt.has(request.name))
     throw UsageError(fmt::format("there is a domain {} already", request.name), "name another one with --name");
   NewDomain wanted{.name = request.name, .disks = {}, .network = request.network};
+  std::optional<ReplicaClones> clones;
+  if (request.replica) clones.emplace(*request.replica, manifest, request.name);
   for (const DiskRecord& disk : manifest.disks)
-    wanted.disks.push_back({disk.target, overlay_of(request, disk.target), "qcow2"});
+    if (!clones) wanted.disks.push_back({disk.target, overlay_of(request, disk.target), "qcow2"});
+  if (clones) add_clones(wanted, *clones, *request.replica);
   wanted.uuid = new_uuid();
   const fs::path tpm_root = libvirt.tpm_root();
   const auto owner = libvirt.qemu_user();
@@ -235,9 +256,10 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
   std::optional<Domain> domain;
   UniqueFd lock;
   try {
+    if (clones) clones->make(clones_of(request));
     for (const DiskRecord& disk : manifest.disks) {
       if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
-      serve_disk(disk, access, request, Overlay::to_make, owner);
+      if (!clones) serve_disk(disk, access, request, Overlay::to_make, owner);
     }
     state.write();
     domain = libvirt.define(definition.xml);
@@ -252,6 +274,7 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
     try {
       if (domain) remove_domain(*domain);
       if (domain) remove_tpm(tpm_root, domain->uuid());
+      remove_clones(clones_of(request));
     } catch (const std::exception& error) {
       log_warning("{}", error.what());
     }
@@ -349,6 +372,7 @@ void remove_booted(Connection& libvirt, const BootRequest& request) {
   const UniqueFd lock = lock_mark(request);
   if (libvirt.has(uuid)) remove_domain(libvirt.domain(uuid));
   remove_tpm(libvirt.tpm_root(), uuid);
+  remove_clones(clones_of(request));
   clear(request);
 }
 

@@ -5,11 +5,13 @@
 #include "host/guest/connection.hh"
 #include "host/repository/manifest.hh"
 #include "host/restore/disk-server.hh"
+#include "host/restore/replica-clones.hh"
 #include "host/restore/state-restore.hh"
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -21,7 +23,8 @@ struct BootRequest {
   std::filesystem::path directory;   ///< of its own: sockets and overlays; made, and removed again by remove_booted()
   bool network = false;              ///< with its cables plugged in
   std::vector<LoadedState> state{};  ///< of the first one; the new one gets copies
-  std::filesystem::path images{};    ///< where it is to be moved; what cannot be moved is written there at once
+  std::optional<ReplicaToBoot> replica{};  ///< the disks are clones there, and not served
+  std::filesystem::path images{};          ///< where it is to be moved; what cannot be moved is written there at once
 };
 
 struct Booted {
@@ -34,6 +37,9 @@ struct Booted {
 /// nothing. Leaves nothing behind when it fails. Throws UsageError, CaptureError, Unreachable, Interrupted.
 [[nodiscard]] Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& access,
                           const BootRequest& request, const std::stop_token& stop);
+
+/// Whether the domain in this directory has clones of a replica for its disks.
+[[nodiscard]] bool is_on_clones(const BootRequest& request);
 
 /// The still point, in full, that the domain in this directory was booted from. Throws NotFound when `directory` is
 /// none of boot()'s.
