@@ -5,6 +5,7 @@
 #include "host/commands/command.hh"
 #include "host/commands/format.hh"
 #include "host/commands/output.hh"
+#include "host/commands/rbd-disks.hh"
 #include "host/commands/shared-window.hh"
 #include "host/guest/bounded-call.hh"
 #include "host/guest/connection.hh"
@@ -12,12 +13,13 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <condition_variable>
 #include <future>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -112,6 +114,14 @@ void WatchedImage::check() {
   }
 }
 
+/// An image and how its cluster is reached.
+struct WatchedPlace {
+  CephAddress address;
+  RbdPlace place;
+
+  bool operator==(const WatchedPlace&) const = default;
+};
+
 class Watch {
  public:
   Watch(const QuiesceWatchOptions& options, const Invocation& invocation);
@@ -119,26 +129,35 @@ class Watch {
   void run(const std::stop_token& stop);
 
  private:
-  [[nodiscard]] bool domain_runs();
-  [[nodiscard]] std::shared_ptr<RbdImage> open(const RbdPlace& place, RbdAccess access);
-  void begin_watching();
+  [[nodiscard]] std::vector<WatchedPlace> places() const;
+  [[nodiscard]] std::optional<std::vector<WatchedPlace>> wanted();
+  [[nodiscard]] std::shared_ptr<RbdImage> open(const WatchedPlace& place, RbdAccess access);
+  void watch(const std::vector<WatchedPlace>& places);
   void tell(const std::vector<std::string>& images, const WindowWorth& worth) const;
-  void tell_state(std::string_view state) const;
+  void tell_state() const;
+
+  struct Entry {
+    WatchedPlace place;
+    std::unique_ptr<WatchedImage> image;
+  };
 
   bool json_;
   Connection libvirt_;
   Domain domain_;
-  std::vector<RbdPlace> places_;
-  std::shared_ptr<CephCluster> cluster_;
+  std::vector<WatchedPlace> named_;  ///< by the command line; empty: the domain's disks
+  std::vector<std::pair<CephAddress, std::shared_ptr<CephCluster>>> clusters_;
   bool libvirt_silent_ = false;
   SharedWindow window_;
-  std::map<std::string, WatchedImage> watched_;  ///< none while the domain does not run
+  std::vector<Entry> watched_;  ///< none while the domain does not run
 };
 
-std::vector<RbdPlace> places_of(const QuiesceWatchOptions& options) {
-  std::vector<RbdPlace> places;
+std::vector<WatchedPlace> named_places(const QuiesceWatchOptions& options) {
+  std::vector<WatchedPlace> places;
   for (const std::string& text : options.images)
-    places.push_back(parse_rbd_place(text));
+    if (WatchedPlace place{options.ceph, parse_rbd_place(text)}; std::ranges::count(places, place) == 0)
+      places.push_back(std::move(place));
+  if (places.empty() && !(options.ceph == CephAddress()))
+    throw UsageError("--ceph-conf and --ceph-user are for --image", "the domain says how its own disks are reached");
   return places;
 }
 
@@ -146,65 +165,88 @@ Watch::Watch(const QuiesceWatchOptions& options, const Invocation& invocation)
     : json_(invocation.json),
       libvirt_(invocation.libvirt_uri),
       domain_(libvirt_.domain(options.domain)),
-      places_(places_of(options)),
-      cluster_(connect_ceph(options.ceph)),
+      named_(named_places(options)),
       window_(domain_, terms_of(options),
               [this](const std::vector<std::string>& images, const WindowWorth& worth) { tell(images, worth); }) {
-  for (const RbdPlace& place : places_)
+  const std::vector<WatchedPlace> all = places();
+  if (all.empty())
+    throw NotFound(fmt::format("domain {} has no disk on Ceph RBD", domain_.name()),
+                   "see virsh domblklist; or name its images: --image POOL/IMAGE");
+  for (const WatchedPlace& place : all)
     static_cast<void>(open(place, RbdAccess::read));
 }
 
-std::shared_ptr<RbdImage> Watch::open(const RbdPlace& place, RbdAccess access) {
-  return cluster_->rbd_pool(place.pool, place.name_space)->open(place.image, access);
+std::vector<WatchedPlace> Watch::places() const {
+  if (!named_.empty()) return named_;
+  std::vector<WatchedPlace> places;
+  for (const DomainDisk& disk : domain_.disks())
+    if (disk.rbd)
+      places.push_back({ceph_address(domain_, *disk.rbd), {disk.rbd->pool, disk.rbd->name_space, disk.rbd->image}});
+  return places;
 }
 
-/// What it was last, while libvirt does not tell.
-bool Watch::domain_runs() {
+/// None while the domain does not run: an image that somebody watches cannot be removed. Empty while libvirt does not
+/// tell.
+std::optional<std::vector<WatchedPlace>> Watch::wanted() {
   try {
-    const bool runs = domain_.running();
+    std::vector<WatchedPlace> all;
+    if (domain_.running()) all = places();
     if (std::exchange(libvirt_silent_, false)) log_info("libvirt answers again");
-    return runs;
+    return all;
   } catch (const Unreachable& e) {
     if (!std::exchange(libvirt_silent_, true)) log_warning("{}; trying again", e.what());
-    return !watched_.empty();
+  } catch (const CaptureError& e) {
+    log_debug("{}", e.what());  // it was shut off, or a disk went, while we looked
   }
+  return std::nullopt;
 }
 
-void Watch::begin_watching() {
-  for (const RbdPlace& place : places_)
-    watched_.try_emplace(to_string(place), open(place, RbdAccess::write), window_);
-  tell_state("watching");
+std::shared_ptr<RbdImage> Watch::open(const WatchedPlace& place, RbdAccess access) {
+  auto known = std::ranges::find_if(clusters_, [&](const auto& one) { return one.first == place.address; });
+  if (known == clusters_.end()) known = clusters_.insert(clusters_.end(), {place.address, connect_ceph(place.address)});
+  return known->second->rbd_pool(place.place.pool, place.place.name_space)->open(place.place.image, access);
+}
+
+void Watch::watch(const std::vector<WatchedPlace>& places) {
+  const auto is_watched = [this](const WatchedPlace& place) {
+    return std::ranges::any_of(watched_, [&](const Entry& entry) { return entry.place == place; });
+  };
+  const std::size_t gone =
+      std::erase_if(watched_, [&](const Entry& entry) { return std::ranges::count(places, entry.place) == 0; });
+  bool changed = gone != 0;
+  for (const WatchedPlace& place : places) {
+    if (is_watched(place)) continue;
+    watched_.push_back({place, std::make_unique<WatchedImage>(open(place, RbdAccess::write), window_)});
+    changed = true;
+  }
+  if (changed) tell_state();
 }
 
 void Watch::run(const std::stop_token& stop) {
   const std::stop_callback close(stop, [this] { window_.close(); });
   std::mutex mutex;
   std::condition_variable_any never;
-  bool told = false;
+  if (!domain_.running()) tell_state();
   while (!stop.stop_requested()) {
-    const bool runs = domain_runs();
-    // Not longer than it runs: an image that somebody watches cannot be removed.
-    if (!runs) watched_.clear();
-    if (!runs && !std::exchange(told, true)) tell_state("waiting");
-    if (runs && watched_.empty()) {
-      begin_watching();
-      told = false;
-    }
-    for (auto& [name, image] : watched_)
-      image.check();
+    if (const auto places = wanted()) watch(*places);
+    for (Entry& entry : watched_)
+      entry.image->check();
     std::unique_lock lock(mutex);
     never.wait_for(lock, stop, look_after_domain, [] { return false; });
   }
 }
 
-void Watch::tell_state(std::string_view state) const {
+void Watch::tell_state() const {
   std::vector<std::string> images;
-  for (const RbdPlace& place : places_)
-    images.push_back(to_string(place));
+  for (const Entry& entry : watched_)
+    images.push_back(to_string(entry.place.place));
   if (json_)
-    print_result(dump_json({{"event", state}, {"domain", domain_.name()}, {"images", images}}) + '\n');
-  else if (state == "waiting")
-    print_result(fmt::format("{} does not run: waiting for it\n", printable(domain_.name())));
+    print_result(
+        dump_json(
+            {{"event", images.empty() ? "waiting" : "watching"}, {"domain", domain_.name()}, {"images", images}}) +
+        '\n');
+  else if (images.empty())
+    print_result(fmt::format("{} does not run, or has no such disk now: waiting for it\n", printable(domain_.name())));
   else
     print_result(fmt::format("snapshots of {} freeze {}\n", printable(fmt::format("{}", fmt::join(images, ", "))),
                              printable(domain_.name())));
@@ -233,8 +275,8 @@ void Watch::tell(const std::vector<std::string>& images, const WindowWorth& wort
 }
 
 ExitCode quiesce_watch(const QuiesceWatchOptions& options, const Invocation& invocation) {
-  static_cast<void>(terms_of(options));
-  if (places_of(options).empty()) throw UsageError("no image is named", "use --image POOL/IMAGE");
+  static_cast<void>(terms_of(options));  // before anything is asked
+  static_cast<void>(named_places(options));
   Watch(options, invocation).run(invocation.stop);
   return ExitCode::success;
 }
@@ -244,10 +286,10 @@ ExitCode quiesce_watch(const QuiesceWatchOptions& options, const Invocation& inv
 RunVerb add_quiesce_watch(CLI::App& parser) {
   const auto options = std::make_shared<QuiesceWatchOptions>();
   parser.add_option("DOMAIN", options->domain, "the domain's name")->required();
-  parser.add_option("--image", options->images, "an RBD image of the domain; may be given again")
+  parser.add_option("--image", options->images, "watch this RBD image; may be given again (the domain's disks)")
       ->type_name("POOL/[NAMESPACE/]IMAGE")
       ->allow_extra_args(false);
-  parser.add_option("--ceph-conf", options->ceph.conf, "the cluster's configuration, instead of /etc/ceph/ceph.conf")
+  parser.add_option("--ceph-conf", options->ceph.conf, "how the images' cluster is reached (/etc/ceph/ceph.conf)")
       ->type_name("FILE");
   parser.add_option("--ceph-user", options->ceph.user, "who to be there: cinder for client.cinder (admin)")
       ->type_name("ID");

@@ -101,6 +101,7 @@ void SharedWindow::begin(Lock& lock) {
 
 void SharedWindow::join(Lock& lock) {
   for (const Request& request : waiting_) {
+    log_info("{} stands still for a snapshot of {}", domain_.name(), request.image);
     holders_.insert(request.image);
     images_.insert(request.image);
   }

@@ -4,6 +4,7 @@
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
+#include "common/test-pause.hh"
 #include "host/guest/agent-command.hh"
 #include "host/guest/bounded-call.hh"
 #include "host/guest/session.hh"
@@ -37,22 +38,31 @@ struct FreezeAnswer {
   VirtFault fault;
 };
 
+/// qemu-ga refuses all that could write while it is frozen, another freeze too.
+bool is_disabled(const VirtFault& fault) {
+  return fault.message.find("disabled") != std::string::npos;
+}
+
 }  // namespace
 
 FrozenGuest::FrozenGuest(const Domain& domain, std::optional<std::chrono::milliseconds> most) : domain_(domain) {
   if (!domain_.running())
     throw QuiesceError(fmt::format("{} does not run: there is nothing to freeze", domain_.name()));
-  if (says_frozen(domain_))
-    throw QuiesceError(fmt::format("{} is already frozen, by another program or an earlier crash", domain_.name()),
-                       fmt::format("thaw it: stillpoint thaw {}", domain_.name()));
+  if (says_frozen(domain_)) refuse_frozen();
   guard_ = std::make_unique<ThawGuard>(domain_, guard_limit);
   limit_ = std::make_unique<AgentResponseTimeout>(domain_.state()->reach(), answer_limit);
+  pause_for_test("freeze-call");
   freeze();
   if (!most || freeze_took_ <= *most) return;
   thaw();
   throw QuiesceError(fmt::format("freezing {} took {} ms, and {} ms are allowed", domain_.name(),
                                  freeze_took_.count() / 1000, most->count()),
                      "the guest is thawed; try again at a quieter time, or allow more");
+}
+
+void FrozenGuest::refuse_frozen() const {
+  throw QuiesceError(fmt::format("{} is already frozen, by another program or an earlier crash", domain_.name()),
+                     fmt::format("thaw it: stillpoint thaw {}", domain_.name()));
 }
 
 void FrozenGuest::freeze() {
@@ -66,6 +76,11 @@ void FrozenGuest::freeze() {
   });
   freeze_took_ = since(begun_);
   if (!answer) give_up_freezing("the freeze call does not return", false);
+  if (answer->count < 0 && is_disabled(answer->fault) && says_frozen(domain_)) {
+    // Somebody was faster by a moment: the window is his, and not to be thawed.
+    guard_->disarm();
+    refuse_frozen();
+  }
   if (answer->count < 0) give_up_freezing(answer->fault.message, answer->fault.connection_lost());
   if (answer->count == 0) give_up_freezing("the guest froze no file system", false);
   frozen_ = static_cast<std::uint64_t>(answer->count);

@@ -46,6 +46,7 @@ class FrozenGuest {
 
  private:
   void freeze();
+  [[noreturn]] void refuse_frozen() const;
   [[noreturn]] void give_up_freezing(const std::string& reason, bool libvirt_lost);
 
   Domain domain_;
