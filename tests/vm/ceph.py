@@ -14,7 +14,7 @@ from support.companion import Companion, built_companion
 from support.guest import Guest
 from support.load import counts, start_load, stop_load
 from support.proof import prove_databases
-from support.scratch import run, wait_until
+from support.scratch import wait_until
 from support.suite import WithGuest, run_with_guest
 
 CAPTURE = 7
@@ -91,8 +91,9 @@ class OnCeph(WithGuest):
         manifest = self.manifests[-1]
         files = self.scratch / "files"
         files.mkdir()
-        self.companion.run("restore", manifest["name"], "--to-rbd", "rbd", "--ceph-conf", self.other.conf,
-                           "--name", "moved", "--disk", "vda", "--disk", "vdb")
+        for target in ON_CEPH:
+            self.companion.run("restore", manifest["name"], "--disk", target, "--to-rbd", f"rbd/moved-{target}",
+                               "--ceph-conf", self.other.conf)
         vdc = self.companion.restore(manifest["name"], "vdc", files / "vdc.raw", "raw")
         guest = Guest(self.libvirtd, self.image, "moved", [("vdc", "raw", vdc)], self.kind, files)
         disks = "".join(DISK.format(image=f"rbd/moved-{t}", conf=self.other.conf, target=t) for t in ON_CEPH)

@@ -71,6 +71,11 @@ bool has_died(const std::string& cookie) {
   return program == "stillpoint" && boot == machine() && pid > 1 && !start.empty() && start_of(pid) != start;
 }
 
+/// One may say by which protocol ("v2:127.0.0.1:0/4711"), the other not.
+bool same_client(std::string_view a, std::string_view b) {
+  return !a.empty() && !b.empty() && (a.ends_with(b) || b.ends_with(a));
+}
+
 class Lock : public RbdLock {
  public:
   Lock(std::shared_ptr<PoolContext> context, rbd_image_t image, const std::string& id, std::string words)
@@ -158,7 +163,7 @@ class Lock : public RbdLock {
     std::size_t count = owners.size();
     if (rbd_lock_get_owners(image, &mode, owners.data(), &count) == 0) {
       for (std::size_t i = 0; i < count; ++i)
-        if (dead.address == owners[i]) {
+        if (same_client(dead.address, owners[i])) {
           const int result = rbd_lock_break(image, mode, owners[i]);
           if (result < 0)
             log_warning("{}", errno_message(fmt::format("{}: its dead writer's lock stays", words_), -result));
