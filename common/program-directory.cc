@@ -53,7 +53,7 @@ fs::path program_on_path(const std::string& name) {
 
 std::vector<std::string> own_environment() {
   std::vector<std::string> variables;
-  for (char** variable = environ; *variable != nullptr; ++variable)
+  for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable)
     variables.emplace_back(*variable);
   return variables;
 }

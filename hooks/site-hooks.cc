@@ -3,24 +3,7 @@
 
 #include "common/errors.hh"
 
-#include <unistd.h>
-
-#include <vector>
-
-extern char** environ;
-
 namespace stillpoint {
-
-namespace {
-
-std::vector<std::string> own_environment() {
-  std::vector<std::string> variables;
-  for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable)
-    variables.emplace_back(*variable);
-  return variables;
-}
-
-}  // namespace
 
 SiteHookRun run_site_hook(const FoundProgram& hook, const std::string& argument, const Deadline& deadline) {
   SiteHookRun run{hook.path.native(), {}, hook.fault};
