@@ -37,8 +37,8 @@ class OnCeph(WithGuest):
             cls.libvirtd.virsh("checkpoint-delete", cls.guest.name, checkpoint)
         cls.companion = Companion(built_companion(), cls.libvirtd.uri, cls.scratch / "on-ceph")
         cls.companion.init()
-        cls.ceph = cls.enterClassContext(Ceph(cls.scratch / "ceph"))
-        cls.other = cls.enterClassContext(Ceph(cls.scratch / "other-ceph"))
+        cls.ceph = cls.enterClassContext(Ceph(cls.scratch / "first-cluster"))
+        cls.other = cls.enterClassContext(Ceph(cls.scratch / "other-cluster"))
         for target in ON_CEPH:
             cls.move_to_ceph(target)
         start_load(cls.guest)
@@ -89,7 +89,7 @@ class OnCeph(WithGuest):
 
     def test_3_restored_to_another_cluster_and_booted_there(self):
         manifest = self.manifests[-1]
-        files = self.scratch / "files"
+        files = self.scratch / "moved-files"
         files.mkdir()
         for target in ON_CEPH:
             self.companion.run("restore", manifest["name"], "--disk", target, "--to-rbd", f"rbd/moved-{target}",
@@ -108,7 +108,7 @@ class OnCeph(WithGuest):
     def test_4_a_cluster_that_stands_still_in_the_window(self):
         """The guest is thawed, nothing is listed, and its writers go on when the cluster does."""
         listed = self.companion.json("list")
-        pauses = self.scratch / "pauses"
+        pauses = self.scratch / "ceph-pauses"
         pauses.mkdir()
         (pauses / "begin-job").touch()
         command = [self.companion.program, "backup", self.guest.name, "--no-trees", "--repository", self.companion.repository]
