@@ -788,6 +788,8 @@ class OnAnotherRepository(unittest.TestCase):
             if match := re.search(r'renameat2\(.*?"(.*?)", .*?"(.*?)", RENAME_NOREPLACE\) += 0', call):
                 renamed.append((at, process, match[1], match[2]))
         for at, process, source, target in renamed:
+            if os.path.relpath(target, self.repository).split("/")[0] in ("locks", "index"):
+                continue  # a lease ends with its host's power, and this index is made anew from the packs
             self.assertIn(source, [path for when, _, path in synced if when < at])
             later = [path for when, who, path in synced if when > at and who == process]
             self.assertEqual(later[:1], [os.path.dirname(target)])
