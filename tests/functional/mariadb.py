@@ -730,7 +730,7 @@ class MariaDb(unittest.TestCase):
         driver.do("prepare")
         # The first holds a row and goes on to another a little later; the second waits for it with its statement running.
         first = self.server.background(
-            "BEGIN; UPDATE account SET balance = 1 WHERE id = 1; SELECT SLEEP(0.5);"
+            "BEGIN; UPDATE account SET balance = 1 WHERE id = 1; SELECT SLEEP(1);"
             "UPDATE account SET balance = 1 WHERE id = 2; COMMIT",
             "shop",
         )
