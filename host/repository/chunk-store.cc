@@ -306,12 +306,12 @@ std::shared_ptr<ObjectReader> ChunkStore::pack_reader(const PackId& id) {
   return reader;
 }
 
-void ChunkStore::flush() {
+void ChunkStore::flush(Index::Unwritten unwritten) {
   check();
   // Chunks that a writer relies on may be on their way in another thread: they must be in a pack before it is sealed.
   const std::unique_lock alone(putting_);
   packs_.flush();
-  index_.publish();
+  index_.publish(unwritten);
 }
 
 void ChunkStore::fail(std::exception_ptr failure) noexcept {

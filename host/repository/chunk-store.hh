@@ -75,7 +75,7 @@ class ChunkStore {
   [[nodiscard]] bool is_good(const ChunkId& id, const Index::Location& copy);
 
   /// Makes everything that was put durable, then the index.
-  void flush();
+  void flush(Index::Unwritten unwritten = Index::Unwritten::fails);
 
   /// Stops all writers: they throw it from now on. The first one counts.
   void fail(std::exception_ptr failure) noexcept;

@@ -9,14 +9,16 @@
 #include "host/repository/lease.hh"
 #include "host/repository/store.hh"
 
+#include <algorithm>
+
 namespace stillpoint {
 
 namespace {
 
 /// More than 60 TiB of packs.
 constexpr std::size_t most_packs = std::size_t{1} << 20;
-
-}  // namespace
+/// In one doom that we write: less than 16 KiB, which a Ceph pool takes as an entry also where it is full.
+constexpr std::size_t packs_per_doom = 400;
 
 std::string write_doom(Store& store, std::span<const PackId> packs) {
   Json names = Json::array();
@@ -25,6 +27,15 @@ std::string write_doom(Store& store, std::span<const PackId> packs) {
   std::string name = "doomed/" + random_id();
   store.put(name, as_bytes(seal_document("doom", {{"format", 1}, {"packs", std::move(names)}})));
   return name;
+}
+
+}  // namespace
+
+std::vector<std::string> write_dooms(Store& store, std::span<const PackId> packs) {
+  std::vector<std::string> dooms;
+  for (; !packs.empty(); packs = packs.subspan(std::min(packs.size(), packs_per_doom)))
+    dooms.push_back(write_doom(store, packs.first(std::min(packs.size(), packs_per_doom))));
+  return dooms;
 }
 
 std::vector<PackId> read_doom(Store& store, const std::string& name) {

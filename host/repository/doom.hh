@@ -16,8 +16,8 @@ class Store;
 /// that only these packs hold, and what is still needed of them is written anew. So deleting one is right whenever it
 /// happens, once those who began before the doom have ended.
 
-/// Writes one; returns its name. Throws StorageError.
-std::string write_doom(Store& store, std::span<const PackId> packs);
+/// Writes one, or several, each small enough for a pool that is full; returns their names. Throws StorageError.
+[[nodiscard]] std::vector<std::string> write_dooms(Store& store, std::span<const PackId> packs);
 /// Throws NotFound, Corruption.
 [[nodiscard]] std::vector<PackId> read_doom(Store& store, const std::string& name);
 

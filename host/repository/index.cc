@@ -191,9 +191,9 @@ void Index::seal_pack(std::uint32_t pack) {
   if (fresh_.size() >= publish_entries) publish_locked();
 }
 
-void Index::publish() {
+void Index::publish(Unwritten unwritten) {
   const std::scoped_lock lock(mutex_);
-  publish_locked();
+  publish_locked(unwritten);
 }
 
 /// Whether tables are to be merged for their number alone.
@@ -202,7 +202,7 @@ bool Index::has_many_tables() const {
   return writable_ && store_.may_remove() && std::ranges::count_if(tables_, is_small) > many_tables;
 }
 
-void Index::publish_locked() {
+void Index::publish_locked(Unwritten unwritten) {
   if (unpublished_.empty() && !has_many_tables()) return;
   std::vector<IndexEntry> entries;
   std::vector<PackId> packs;
@@ -219,6 +219,7 @@ void Index::publish_locked() {
   add(fresh_);
   add(copies_);
 
+  const std::size_t own_packs = packs.size();
   std::vector<std::string> merged;
   if (writable_ && tables_.size() >= few_tables) merged = merge_small(entries, packs);
   std::vector<std::byte> bytes = encode_index(packs, entries);
@@ -231,6 +232,15 @@ void Index::publish_locked() {
     } catch (const NotFound&) {
       // Somebody has merged it into another one, or made the index anew, already.
       mount({}, memory_view(std::move(bytes)));
+    } catch (const StorageError& e) {
+      if (unwritten == Unwritten::fails) throw;
+      log_warning("{}; the next one reads the packs instead", e.what());
+      // What was to be merged stays in its own tables.
+      merged.clear();
+      packs.resize(own_packs);
+      if (packs.empty()) return;
+      std::erase_if(entries, [&](const IndexEntry& entry) { return entry.pack >= own_packs; });
+      mount({}, memory_view(encode_index(packs, entries)));
     }
   } else {
     mount(name, memory_view(std::move(bytes)));
@@ -438,7 +448,13 @@ void Index::drop_gone_packs() {
       entries.push_back(entry);
     }
     const std::string old = mounted.name;
-    if (!packs.empty()) store_.put("index/" + random_id(), encode_index(packs, entries));
+    try {
+      if (!packs.empty()) store_.put("index/" + random_id(), encode_index(packs, entries));
+    } catch (const StorageError& e) {
+      // The old one does: what it says of packs that are gone is passed over.
+      log_warning("{}; the old one stays", e.what());
+      continue;
+    }
     store_.remove(old);
   }
 }

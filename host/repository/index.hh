@@ -48,8 +48,13 @@ class Index {
   [[nodiscard]] std::uint32_t begin_pack(const PackId& id);
   /// The pack is durable. Publishes when much has come together.
   void seal_pack(std::uint32_t pack);
+  /// What becomes of a table that cannot be written.
+  enum class Unwritten {
+    fails,  ///< StorageError
+    stays,  ///< in memory: whoever comes next reads its packs
+  };
   /// Writes what is sealed and not yet in an index object, merging small objects.
-  void publish();
+  void publish(Unwritten unwritten = Unwritten::fails);
 
   /// Every place where the chunk is said to be, quarantine left out; looks for new packs before it says that there is
   /// none.
@@ -139,7 +144,7 @@ class Index {
   void locate(const ChunkId& id, std::vector<Location>& found) const;
   std::uint32_t number_of(const PackId& id);
   [[nodiscard]] bool has_many_tables() const;
-  void publish_locked();
+  void publish_locked(Unwritten unwritten = Unwritten::fails);
   std::vector<std::string> merge_small(std::vector<IndexEntry>& entries, std::vector<PackId>& packs);
 
   Store& store_;

@@ -81,7 +81,8 @@ void Pruner::mark(ReclaimResult& result, const std::stop_token& stop) {
   // Their names first: an index that is read after them knows all that they need.
   const std::vector<std::string> names = list_();
   index.refresh();
-  index.publish();
+  // Where the store is full, this is to make room.
+  index.publish(Index::Unwritten::stays);
   packs_ = index.packs();
   const std::vector<std::uint64_t> sizes = index.table_sizes();
   marks_.clear();
@@ -166,7 +167,7 @@ void Pruner::rewrite(const std::vector<ChunkId>& ids, const std::stop_token& sto
     if (stays(ids[i])) return;
     static_cast<void>(chunks_.put(chunks_.get(ids[i], max_chunk_bytes), RecordKind::data, tally));
   });
-  chunks_.flush();
+  chunks_.flush(Index::Unwritten::stays);
 }
 
 /// A needed chunk that lies in one of these packs is given up there only for a copy that was read and found good: the
@@ -261,7 +262,7 @@ void Pruner::sweep_quarantine() {
 ReclaimResult Pruner::run(const ReclaimOptions& options) {
   ReclaimResult result;
   Store& store = chunks_.store();
-  if (!options.dry_run) chunks_.flush();
+  if (!options.dry_run) chunks_.flush(Index::Unwritten::stays);
   mark(result, options.stop);
   const std::vector<PackId> chosen = candidates(options, result);
   if (options.dry_run) return result;
@@ -278,10 +279,12 @@ ReclaimResult Pruner::run(const ReclaimOptions& options) {
     if (std::ranges::find(old, pack) == old.end()) fresh.push_back(pack);
   if (!fresh.empty()) {
     check_lease_();
-    dooms.push_back(write_doom(store, fresh));
+    const std::vector<std::string> written = write_dooms(store, fresh);
+    dooms.insert(dooms.end(), written.begin(), written.end());
     chunks_.index().doom(fresh);
     const std::set<std::string> now = others(options.stop);
-    write_waits(store, dooms.back(), now);
+    for (const std::string& doom : written)
+      write_waits(store, doom, now);
     before.insert(now.begin(), now.end());
   }
   vouch_for_copies(chosen, options.stop);

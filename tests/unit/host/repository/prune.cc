@@ -2,6 +2,7 @@
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "host/repository/append-only-store.hh"
+#include "host/repository/doom.hh"
 #include "host/repository/lease.hh"
 #include "host/repository/repository.hh"
 #include "tests/unit/host/repository/faulty-store.hh"
@@ -12,11 +13,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <barrier>
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <iterator>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -303,6 +306,22 @@ TEST_CASE("a prune on the server's own disk knows of hosts that write over a net
   CHECK(open_store(sample.scratch.repository(), StoreAccess::read)->visibility().count() == 0);
   std::ofstream(sample.root() / "network");
   CHECK(open_store(sample.scratch.repository(), StoreAccess::read)->visibility().count() == 60);
+}
+
+TEST_CASE("no doom is too long for a Ceph pool that is full") {
+  const Scratch scratch;
+  Repository::create(scratch.repository(), {});
+  const std::unique_ptr<Store> store = open_store(scratch.repository(), StoreAccess::write);
+  std::vector<PackId> wanted(1001);
+  for (PackId& pack : wanted)
+    pack = random_pack_id();
+  std::vector<PackId> read;
+  for (const std::string& doom : write_dooms(*store, wanted)) {
+    CHECK(store->reader(doom)->size() <= 16 << 10);
+    std::ranges::copy(read_doom(*store, doom), std::back_inserter(read));
+  }
+  CHECK(read == wanted);
+  CHECK(write_dooms(*store, {}).empty());
 }
 
 TEST_CASE("tables that writers who may only add have left are merged") {
