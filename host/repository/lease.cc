@@ -23,7 +23,6 @@ namespace stillpoint {
 namespace {
 
 constexpr std::chrono::minutes duration{10};
-constexpr std::chrono::minutes renewal{2};
 /// Clocks of hosts may differ by less than this; more than that costs a backup.
 constexpr std::chrono::minutes patience{10};
 constexpr std::uint64_t longest = 4096;
@@ -67,8 +66,8 @@ std::map<std::string, WallTime> listed_leases(Store& store) {
 
 }  // namespace
 
-Lease::Lease(std::shared_ptr<Store> store, Kind kind)
-    : store_(std::move(store)), kind_(kind), id_(random_id()), started_(format_time(wall_now())) {
+Lease::Lease(std::shared_ptr<Store> store, Kind kind, std::chrono::milliseconds renewal)
+    : store_(std::move(store)), kind_(kind), renewal_(renewal), id_(random_id()), started_(format_time(wall_now())) {
   put(number_);
   renewer_ = std::jthread([this] { renew(); });
 }
@@ -81,7 +80,7 @@ Lease::~Lease() {
   wake_.notify_all();
   renewer_.join();
   try {
-    store_->remove(object_of(kind_, id_, number_));
+    remove_all_but(std::nullopt);
   } catch (const std::exception& error) {
     log_debug("a lease is left to expire: {}", error.what());
   }
@@ -96,20 +95,36 @@ void Lease::put(unsigned number) {
 
 void Lease::renew() {
   std::unique_lock lock(mutex_);
-  while (!fenced_ && !wake_.wait_for(lock, renewal, [this] { return ending_; })) {
+  while (!fenced_ && !wake_.wait_for(lock, renewal_, [this] { return ending_; })) {
     try {
-      const std::string now = object_of(kind_, id_, number_);
-      // One that was fenced is not taken again: what it stood for is not true any more.
-      fenced_ = !store_->exists(now);
-      if (fenced_) return;
-      put(number_ + 1);
-      // It may have been fenced while this was written.
-      fenced_ = !store_->exists(now);
-      if (!fenced_) ++number_;
-      store_->remove(fenced_ ? object_of(kind_, id_, number_ + 1) : now);
+      renew_once();
     } catch (const std::exception& error) {
       log_warning("a lease could not be renewed: {}", error.what());
     }
+  }
+}
+
+void Lease::renew_once() {
+  const std::string now = object_of(kind_, id_, number_);
+  // One that was fenced is not taken again: what it stood for is not true any more.
+  fenced_ = !store_->exists(now);
+  if (fenced_) return;
+  written_.insert(++last_);
+  put(last_);
+  // It may have been fenced while this was written.
+  fenced_ = !store_->exists(now);
+  if (!fenced_) number_ = last_;
+  remove_all_but(fenced_ ? std::nullopt : std::optional(number_));
+}
+
+void Lease::remove_all_but(std::optional<unsigned> kept) {
+  for (auto number = written_.begin(); number != written_.end();) {
+    if (*number == kept) {
+      ++number;
+      continue;
+    }
+    store_->remove(object_of(kind_, id_, *number));
+    number = written_.erase(number);
   }
 }
 

@@ -25,8 +25,8 @@ class Lease {
     exclusive,  ///< prunes
   };
 
-  /// Takes it. Throws StorageError.
-  Lease(std::shared_ptr<Store> store, Kind kind);
+  /// Takes it, and renews it as often. Throws StorageError.
+  Lease(std::shared_ptr<Store> store, Kind kind, std::chrono::milliseconds renewal = std::chrono::minutes(2));
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
   ~Lease();
@@ -40,14 +40,19 @@ class Lease {
  private:
   void put(unsigned number);
   void renew();
+  void renew_once();
+  void remove_all_but(std::optional<unsigned> kept);
 
   std::shared_ptr<Store> store_;
   Kind kind_;
+  std::chrono::milliseconds renewal_;
   std::string id_;
   std::string started_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  unsigned number_ = 0;  ///< of the object that stands for it now
+  unsigned number_ = 0;            ///< of the object that stands for it now
+  unsigned last_ = 0;              ///< the last that was tried: what failed may have been done all the same
+  std::set<unsigned> written_{0};  ///< all that may be there
   bool ending_ = false;
   bool fenced_ = false;
   std::jthread renewer_;

@@ -271,6 +271,28 @@ TEST_CASE("whoever begins while a prune looks around keeps what he has begun") {
   CHECK(looks > 5);
 }
 
+TEST_CASE("a lease is renewed though the store failed with what it had done, and leaves nothing") {
+  const Quiet quiet;
+  const Scratch scratch;
+  Repository::create(scratch.repository(), {});
+  std::atomic<int> written = 0;
+  FaultyStore* faulty = nullptr;
+  const auto fail = [&](FaultyStore::Step step, std::uint64_t /*number*/) {
+    if (step != FaultyStore::Step::changed || !faulty->just_committed().starts_with("locks/")) return;
+    if (const int number = ++written; number > 1 && number < 4) throw StorageError("no answer");
+  };
+  const auto store = std::make_shared<FaultyStore>(open_store(scratch.repository(), StoreAccess::write), fail);
+  faulty = store.get();
+  {
+    Lease lease(store, Lease::Kind::shared, std::chrono::milliseconds(5));
+    for (int look = 0; look < 2000 && written < 6; ++look)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    CHECK(written >= 6);
+    CHECK_NOTHROW(lease.check());
+  }
+  CHECK(store->list("locks").empty());
+}
+
 TEST_CASE("two prunes do not run at once") {
   const Sample sample;
   const std::shared_ptr<Store> store = open_store(sample.scratch.repository(), StoreAccess::write);
