@@ -23,6 +23,7 @@
 #include <mutex>
 #include <thread>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 namespace stillpoint {
@@ -480,8 +481,11 @@ class RadosStore::Lock : public StoreLock {
     while (!never.wait_for(lock, stop, lock_renewal, [&stop] { return stop.stop_requested(); })) {
       try {
         if (pools_->names->renew(object_, cookie_, lock_duration)) continue;
-        log_warning("the lock {} in {} was lost", object_, pools_->words);
-        return;
+        // It ended, for we or the cluster stood still: most often nobody has taken it meanwhile.
+        const bool again = pools_->names->lock(object_, cookie_, lock_duration);
+        log_warning("the lock {} in {} had ended, and {}", object_, pools_->words,
+                    again ? "is taken again" : "somebody else has it");
+        if (!again) return;
       } catch (const std::exception& error) {
         log_warning("{}", error.what());
       }
@@ -501,10 +505,13 @@ std::string place_words(const RadosAddress& address) {
 }
 
 /// Throws ConfigError for a pool that is not there, CephError.
-std::unique_ptr<RadosPool> open_rados_pool(CephCluster& cluster, const std::string& pool,
-                                           const std::string& name_space) {
+template <typename Name>
+std::unique_ptr<RadosPool> open_rados_pool(CephCluster& cluster, const Name& pool, const std::string& name_space) {
   try {
-    return cluster.rados_pool(pool, name_space);
+    if constexpr (std::is_integral_v<Name>)
+      return cluster.rados_pool(cluster.pool_name(pool), name_space);
+    else
+      return cluster.rados_pool(pool, name_space);
   } catch (const NotFound& e) {
     throw ConfigError(e.what(), e.hint());
   }
@@ -568,8 +575,7 @@ RadosStore::RadosStore(const RadosAddress& address, StoreAccess access)
     if (pools_->contents && pools_->contents->id() != pool)
       throw ConfigError(fmt::format("the contents of {} do not lie in pool '{}'", pools_->words, address.data_pool),
                         "leave out data-pool=: the repository knows where they are");
-    if (!pools_->contents && pool >= 0)
-      pools_->contents = open_rados_pool(cluster, cluster.pool_name(pool), address.name_space);
+    if (!pools_->contents && pool >= 0) pools_->contents = open_rados_pool(cluster, pool, address.name_space);
   });
 }
 

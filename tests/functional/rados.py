@@ -168,6 +168,10 @@ class Healthy(Rados):
             self.assertEqual(self.pieces("apart"), [])
         finally:
             self.ceph.ask({"prefix": "osd pool rename", "srcpool": "renamed", "destpool": "other"})
+        self.ceph.ask({"prefix": "osd pool create", "pool": "gone", "pg_num": 1})
+        self.init("bereft", data_pool="gone")
+        self.ceph.ask({"prefix": "osd pool delete", "pool": "gone", "pool2": "gone", "yes_i_really_really_mean_it": True})
+        self.assertIn("has no pool", self.stillpoint(self.url("bereft"), "list", code=3).stderr)
 
     def test_a_user_of_few_rights(self):
         self.ceph.add_user("keeper", mon="allow r", osd="allow rwx pool=vault namespace=few")
