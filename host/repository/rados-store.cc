@@ -112,6 +112,9 @@ struct RadosStore::Pools {
   [[nodiscard]] std::optional<Found> find(const std::string& name, bool with_content) const;
   [[nodiscard]] RadosEntry parse(const std::string& name, const std::string& text) const;
 
+  [[nodiscard]] bool names_folder(const std::string& above, const std::string& name) const;
+  void check_folder(const std::string& folder) const;
+  [[noreturn]] void throw_lost_folder(const std::string& folder) const;
   void make_folder(const std::string& folder) const;
   using Tell = std::function<void(const std::string& folder, const std::string& key, const std::string& value)>;
   void walk(const std::string& top, const std::vector<std::string>& kinds, const Tell& tell) const;
@@ -122,7 +125,7 @@ struct RadosStore::Pools {
   void forget(const std::string& folder, std::string key) const;
 };
 
-/// Throws CephError.
+/// Throws CephError, Corruption.
 std::optional<RadosStore::Pools::Found> RadosStore::Pools::find(const std::string& name, bool with_content) const {
   const auto [folder, leaf] = split_object_name(name);
   const std::string key = rados_key::of(rados_key::object, leaf);
@@ -130,6 +133,7 @@ std::optional<RadosStore::Pools::Found> RadosStore::Pools::find(const std::strin
   std::vector<std::string> keys{key};
   if (with_content) keys.push_back(content);
   auto entries = names->entries(folder_object(folder), keys);
+  if (!entries) check_folder(folder);
   if (!entries || !entries->contains(key)) return std::nullopt;
   return Found{std::move(entries->at(key)), std::move((*entries)[content])};
 }
@@ -140,18 +144,61 @@ RadosEntry RadosStore::Pools::parse(const std::string& name, const std::string& 
   return std::move(*entry);
 }
 
-/// Makes the folder findable from those above it: before there is anything in it.
+namespace {
+
+/// "packs" and "packs/ab" of "packs/ab".
+std::vector<std::string> folders_to(const std::string& folder) {
+  std::vector<std::string> all;
+  for (std::size_t end = 0; end < folder.size();) {
+    end = std::min(folder.find('/', end + 1), folder.size());
+    all.push_back(folder.substr(0, end));
+  }
+  return all;
+}
+
+}  // namespace
+
+void RadosStore::Pools::throw_lost_folder(const std::string& folder) const {
+  throw Corruption(
+      fmt::format("RADOS object {} of {} is lost, which lists what is in {}/{}", folder_object(folder), words, words,
+                  folder),
+      "bring it back, or give it up: 'rados create', then 'stillpoint verify' (docs/repository-format.md)");
+}
+
+/// Whether the folder `above`, which is there, names this one. Throws CephError, Corruption.
+bool RadosStore::Pools::names_folder(const std::string& above, const std::string& name) const {
+  const std::string key = rados_key::of(rados_key::folder, name);
+  const auto entries = names->entries(folder_object(above), {key});
+  if (!entries && above.empty()) throw StorageError(fmt::format("there is no repository in {} any more", words));
+  if (!entries) throw_lost_folder(above);
+  return entries->contains(key);
+}
+
+/// Of a folder that was not there: that it, and those above it, were never made. Throws CephError, Corruption,
+/// StorageError.
+void RadosStore::Pools::check_folder(const std::string& folder) const {
+  for (const std::string& each : folders_to(folder)) {
+    const auto [above, name] = split_object_name(each);
+    if (!names_folder(above, name)) return;
+  }
+  if (folder.empty()) throw StorageError(fmt::format("there is no repository in {} any more", words));
+  // It may have been made since.
+  if (!names->entries(folder_object(folder), {format_key})) throw_lost_folder(folder);
+}
+
+/// Makes the folder, then what makes it findable from those above it. One that was lost is not made again, for it would
+/// seem empty. Throws CephError, Corruption, StorageError.
 void RadosStore::Pools::make_folder(const std::string& folder) const {
-  for (std::size_t start = 0; start < folder.size();) {
-    const std::size_t end = std::min(folder.find('/', start), folder.size());
-    const std::string above = start == 0 ? "" : folder.substr(0, start - 1);
+  for (const std::string& each : folders_to(folder)) {
+    const auto [above, name] = split_object_name(each);
+    if (names_folder(above, name)) continue;
+    static_cast<void>(names->change(folder_object(each), {}));
     RadosChange change;
     // A repository that somebody has deleted is not made again.
-    change.object = above.empty() ? RadosChange::Object::exists : RadosChange::Object::any;
-    change.set.emplace(rados_key::of(rados_key::folder, folder.substr(start, end - start)), known_format);
+    change.object = RadosChange::Object::exists;
+    change.set.emplace(rados_key::of(rados_key::folder, name), known_format);
     if (names->change(folder_object(above), change) != RadosOutcome::done)
       throw StorageError(fmt::format("there is no repository in {} any more", words));
-    start = end + 1;
   }
 }
 
@@ -180,7 +227,12 @@ void RadosStore::Pools::walk(const std::string& top, const std::vector<std::stri
     }
     const RadosQueue::Answer answer = queue->next();
     Question question = std::move(asked.extract(answer.tag).mapped());
-    if (answer.error == ENOENT) continue;
+    if (answer.error == ENOENT) {
+      // A folder is there before another one names it.
+      if (question.depth > 0) throw_lost_folder(question.folder);
+      check_folder(question.folder);
+      continue;
+    }
     if (answer.error != 0) throw CephError(fmt::format("cannot list {}/{}", words, question.folder), answer.error);
     for (const auto& [key, value] : answer.page.entries) {
       const std::string_view name = std::string_view(key).substr(std::min(question.kind.size(), key.size()));
@@ -327,9 +379,9 @@ class RadosStore::Writer : public ObjectWriter {
     change.set.emplace(unfinished_, begun_);
     if (pools_->names->change(folder_object(folder_), change) == RadosOutcome::done) return;
     pools_->make_folder(folder_);
-    change.object = folder_.empty() ? RadosChange::Object::exists : RadosChange::Object::any;
-    if (pools_->names->change(folder_object(folder_), change) != RadosOutcome::done)
-      throw StorageError(fmt::format("there is no repository in {} any more", pools_->words));
+    if (pools_->names->change(folder_object(folder_), change) == RadosOutcome::done) return;
+    if (!folder_.empty()) pools_->throw_lost_folder(folder_);
+    throw StorageError(fmt::format("there is no repository in {} any more", pools_->words));
   }
 
   void flush() {
@@ -535,11 +587,13 @@ void create_root(RadosPool& names, RadosPool* contents, const RadosAddress& addr
   change.object = RadosChange::Object::is_new;
   change.set.emplace(format_key, known_format);
   if (contents != nullptr) change.set.emplace(data_pool_key, std::to_string(contents->id()));
-  for (const char* folder : first_folders)
-    change.set.emplace(rados_key::of(rados_key::folder, folder), known_format);
   if (names.change(root_folder, change) != RadosOutcome::done) throw ConfigError(taken, hint);
-  for (const char* folder : first_folders)
+  RadosChange found;
+  for (const char* folder : first_folders) {
     static_cast<void>(names.change(folder_object(folder), {}));
+    found.set.emplace(rados_key::of(rados_key::folder, folder), known_format);
+  }
+  static_cast<void>(names.change(root_folder, found));
 }
 
 /// The pool with the contents, by its number; -1: the same pool.

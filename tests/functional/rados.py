@@ -211,6 +211,26 @@ class Troubled(Rados):
         self.stillpoint(url, "prune", "--keep-last", "1")
         self.assertEqual(len(self.pieces("killed")), before)
 
+    def test_a_folder_that_was_lost(self):
+        url = self.init("lost")
+        taken = self.backup(url, "web1", self.disk("third"))
+        self.stillpoint(url, "delete", self.backup(url, "web1", self.disk("fourth"))["name"])
+        before = self.pieces("lost")
+        self.ceph.rados("-p", "vault", "-N", "lost", "rm", "dir/manifests")
+        for arguments in (("list",), ("prune", "--keep-last", "1")):
+            with self.subTest(arguments):
+                self.assertIn("dir/manifests of rados://vault/lost is lost", self.stillpoint(url, *arguments, code=9).stderr)
+        # Nor is it made again for a domain that is new, with that one alone in it.
+        with self.backup_at_work(url, "web2", self.disk("third")) as backup:
+            self.assertIn("is lost", self.finished(backup, code=9))
+        self.stillpoint(url, "prune", "--keep-last", "1", code=9)
+        self.assertLessEqual(set(before), set(self.pieces("lost")))
+        self.ceph.rados("-p", "vault", "-N", "lost", "create", "dir/manifests")
+        self.ceph.rados("-p", "vault", "-N", "lost", "setomapval", "dir/manifests", "s.web1", "1")
+        self.stillpoint(url, "prune", "--keep-last", "1")
+        self.assertEqual(self.listed(url), [taken["name"]])
+        self.check(url, taken["name"], self.disk("third"))
+
     def test_a_client_that_was_cut_off(self):
         url = self.init("blocked")
         image = self.disk("first", 70 * MIB)
