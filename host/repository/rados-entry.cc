@@ -65,6 +65,19 @@ std::optional<RadosEntry> parse_rados_entry(std::string_view text) {
   return entry;
 }
 
+std::string to_string(const RadosNote& note) {
+  const auto since = note.since.time_since_epoch().count();
+  return note.pieces ? fmt::format("{} {}", since, *note.pieces) : std::to_string(since);
+}
+
+std::optional<RadosNote> parse_rados_note(std::string_view text) {
+  const bool counted = text.find(' ') != std::string_view::npos;
+  const auto since = take_number(text, latest_microsecond, !counted);
+  const auto pieces = since && counted ? take_number(text, most_object_bytes / least_piece_bytes, true) : std::nullopt;
+  if (!since || (counted && !pieces)) return std::nullopt;
+  return RadosNote{WallTime(std::chrono::microseconds(*since)), pieces};
+}
+
 std::pair<std::string, std::string> split_object_name(const std::string& name) {
   const std::size_t slash = name.rfind('/');
   if (slash == std::string::npos) return {"", name};

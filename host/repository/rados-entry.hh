@@ -26,6 +26,15 @@ struct RadosEntry {
 /// Nothing when it is damaged.
 [[nodiscard]] std::optional<RadosEntry> parse_rados_entry(std::string_view text);
 
+/// What a folder's entry says of an unfinished object, or of garbage.
+struct RadosNote {
+  WallTime since{};
+  std::optional<std::uint64_t> pieces{};  ///< of garbage, where that is known
+};
+[[nodiscard]] std::string to_string(const RadosNote& note);
+/// Nothing when it is damaged.
+[[nodiscard]] std::optional<RadosNote> parse_rados_note(std::string_view text);
+
 /// "packs/ab" and "abcd" of "packs/ab/abcd".
 [[nodiscard]] std::pair<std::string, std::string> split_object_name(const std::string& name);
 

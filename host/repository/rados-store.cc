@@ -7,6 +7,7 @@
 #include "common/log.hh"
 #include "host/ceph/cluster.hh"
 #include "host/ceph/rados.hh"
+#include "host/repository/pack.hh"
 #include "host/repository/rados-entry.hh"
 
 #include <fmt/format.h>
@@ -37,7 +38,8 @@ constexpr std::size_t most_inline_bytes = 16 << 10;
 constexpr std::size_t pieces_in_flight = 8;
 constexpr std::size_t requests_in_flight = 32;
 /// A writer that died has left no more gaps than it had pieces in flight.
-constexpr std::size_t longest_gap = 2 * pieces_in_flight;
+static_assert(requests_in_flight >= 2 * pieces_in_flight);
+constexpr std::uint64_t most_pack_pieces = max_pack_bytes / full_piece_bytes;
 constexpr std::uint64_t longest_view = std::uint64_t{2} << 30;
 constexpr int deepest_folder = 4;
 constexpr std::chrono::seconds lock_duration{30};
@@ -270,12 +272,14 @@ void RadosStore::Pools::remove_pieces(const std::string& id, std::uint64_t count
   if (failure != 0) throw CephError(fmt::format("cannot delete the pieces of {} in {}", id, words), failure);
 }
 
-/// The pieces of somebody who did not say how many there are. Throws CephError.
+/// The pieces of somebody who did not say how many there are; of an earlier sweep, that did not end, the first may be
+/// missing. Throws CephError.
 void RadosStore::Pools::sweep_pieces(const std::string& id) const {
   const std::unique_ptr<RadosQueue> queue = pieces().queue();
-  for (std::uint64_t first = 0, missing = 0; missing < longest_gap; first += longest_gap) {
+  for (std::uint64_t first = 0, missing = 0; missing < requests_in_flight || first < most_pack_pieces;
+       first += requests_in_flight) {
     missing = 0;
-    for (std::uint64_t number = first; number < first + longest_gap; ++number)
+    for (std::uint64_t number = first; number < first + requests_in_flight; ++number)
       queue->start_remove(piece_object(id, number), number);
     while (queue->in_flight() > 0) {
       const RadosQueue::Answer answer = queue->next();
@@ -304,14 +308,22 @@ void RadosStore::Pools::drop(const RadosRemnant& remnant) const {
   const auto entries = names->entries(object, {garbage, unfinished});
   if (!entries) return;
   if (const auto found = entries->find(unfinished); found != entries->end()) {
+    if (found->second.empty()) {
+      // It would compare as one that is not there, committed meanwhile. With it nobody can commit.
+      log_warning("{} in {} is damaged: left alone", to_string(remnant), words);
+      return;
+    }
     RadosChange change;
     change.object = RadosChange::Object::exists;
     change.when.emplace_back(unfinished, found->second);
     change.remove.push_back(unfinished);
-    change.set.emplace(garbage, std::to_string(wall_now().time_since_epoch().count()));
+    change.set.emplace(garbage, to_string(RadosNote{wall_now()}));
     if (names->change(object, change) == RadosOutcome::done) sweep_pieces(remnant.id);
-  } else if (entries->contains(garbage)) {
-    sweep_pieces(remnant.id);
+  } else if (const auto left = entries->find(garbage); left != entries->end()) {
+    if (const auto note = parse_rados_note(left->second); note && note->pieces)
+      remove_pieces(remnant.id, *note->pieces);
+    else
+      sweep_pieces(remnant.id);
     forget(remnant.folder, garbage);
   }
 }
@@ -323,7 +335,7 @@ class RadosStore::Writer : public ObjectWriter {
         name_(std::move(name)),
         id_(random_id()),
         unfinished_(rados_key::of(rados_key::unfinished, lease.empty() ? id_ : fmt::format("{}.{}", lease, id_))),
-        begun_(std::to_string(wall_now().time_since_epoch().count())) {
+        begun_(to_string(RadosNote{wall_now()})) {
     std::tie(folder_, leaf_) = split_object_name(name_);
     while_writing([&] { begin(); });
   }
@@ -657,15 +669,16 @@ std::vector<ObjectInfo> RadosStore::list(std::string_view prefix) {
     const std::string_view leaf = std::string_view(key).substr(rados_key::object.size());
     if (!is_leaf(leaf)) throw Corruption(fmt::format("{}/{} has a name that cannot be", pools_->words, folder));
     std::string name = folder.empty() ? std::string(leaf) : fmt::format("{}/{}", folder, leaf);
-    const RadosEntry entry = pools_->parse(name, text);
-    objects.push_back({std::move(name), entry.size, entry.modified});
+    const std::optional<RadosEntry> entry = parse_rados_entry(text);
+    // One does not hide the others; whoever reads it learns that it is damage.
+    if (!entry) log_warning("the entry of {} in {} is damaged", name, pools_->words);
+    objects.push_back({std::move(name), entry ? entry->size : 0, entry ? entry->modified : WallTime{}});
   };
   const auto list_remnant = [&](const std::string& folder, const std::string& key, const std::string& text) {
-    std::uint64_t modified = 0;
-    static_cast<void>(std::from_chars(text.data(), text.data() + text.size(), modified));
+    // Since when is not known: not so long that it is nobody's.
+    const std::optional<RadosNote> note = parse_rados_note(text);
     if (const std::optional<RadosRemnant> remnant = remnant_of(folder, key))
-      objects.push_back(
-          {to_string(*remnant), 0, WallTime(std::chrono::microseconds(std::min<std::uint64_t>(modified, INT64_MAX)))});
+      objects.push_back({to_string(*remnant), 0, note ? note->since : wall_now()});
   };
   while_reading([&] {
     if (prefix == "tmp")
@@ -694,7 +707,7 @@ void RadosStore::remove(const std::string& name) {
       change.object = RadosChange::Object::exists;
       change.when.emplace_back(rados_key::of(rados_key::object, leaf), found->text);
       change.remove = {rados_key::of(rados_key::object, leaf), rados_key::of(rados_key::content, leaf)};
-      if (entry.pieces() > 0) change.set.emplace(garbage, std::to_string(wall_now().time_since_epoch().count()));
+      if (entry.pieces() > 0) change.set.emplace(garbage, to_string(RadosNote{wall_now(), entry.pieces()}));
       if (pools_->names->change(folder_object(folder), change) != RadosOutcome::done) continue;
       if (entry.pieces() == 0) return;
       pools_->remove_pieces(entry.id, entry.pieces());

@@ -7,6 +7,7 @@ rados.py STILLPOINT TEST-REPOSITORY
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -210,6 +211,32 @@ class Troubled(Rados):
         self.assertEqual(self.listed(url), [])
         self.stillpoint(url, "prune", "--keep-last", "1")
         self.assertEqual(len(self.pieces("killed")), before)
+
+    def test_damaged_entries_and_a_sweep_that_did_not_end(self):
+        url = self.init("damaged")
+        taken = [self.backup(url, "web1", self.disk(name))["name"] for name in ("third", "fourth")]
+        rados = functools.partial(self.ceph.rados, "-p", "vault", "-N", "damaged")
+        pack = next(name for name in self.objects("damaged") if name.startswith("dir/packs/"))
+        # Of 40 pieces the first were deleted, and of a piece far behind nobody has said that it is there.
+        one, other, old = "1" * 32, "2" * 32, "1000000"
+        for piece in (f"{one}.39", f"{other}.200"):
+            rados("put", f"data/{piece}", self.disk("third"))
+        rados("setomapval", pack, f"g.{one}", f"{old} 40")
+        rados("setomapval", pack, f"g.{other}", old)
+        # Since when somebody writes it nobody knows: he may be at it.
+        rados("setomapval", pack, f"u.{'3' * 32}", "soon")
+        (manifest,) = (entry for entry in self.entries("damaged", "dir/manifests/web1") if entry.startswith("n.") and taken[0].endswith(entry[2:]))
+        rados("setomapval", "dir/manifests/web1", manifest, "rotten")
+        listed = json.loads(self.stillpoint(url, "list", "--json", code=9).stdout)
+        self.assertEqual([(point["name"], "damaged" in point) for point in listed], [(taken[0], True), (taken[1], False)])
+        self.check(url, taken[1], self.disk("fourth"))
+        self.assertIn("is damaged", self.stillpoint(url, "restore", taken[0], "--disk", "vda", "--to", self.scratch / "no", code=9).stderr)
+        self.stillpoint(url, "delete", taken[0])
+        self.stillpoint(url, "prune", "--keep-last", "1")
+        self.assertEqual(self.listed(url), taken[1:])
+        self.check(url, taken[1], self.disk("fourth"))
+        self.assertEqual([piece for piece in self.pieces("damaged") if piece[5:].startswith((one, other))], [])
+        self.assertIn(f"u.{'3' * 32}", self.entries("damaged", pack))
 
     def test_a_folder_that_was_lost(self):
         url = self.init("lost")

@@ -229,6 +229,15 @@ TEST_CASE("a damaged entry of a folder is no object") {
   CHECK(parsed->folder == remnant.folder);
   CHECK(parsed->lease == remnant.lease);
   CHECK(parsed->id == id);
+  CHECK(to_string(RadosNote{entry.modified}) == "1764166989000001");
+  for (const std::optional<std::uint64_t> pieces : {std::optional<std::uint64_t>(), std::optional<std::uint64_t>(17)}) {
+    const auto note = parse_rados_note(to_string(RadosNote{entry.modified, pieces}));
+    REQUIRE(note);
+    CHECK(note->since == entry.modified);
+    CHECK(note->pieces == pieces);
+  }
+  for (const char* damaged : {"", "x", " ", "1 ", "1 x", "1 2 3", " 1", "-1", "1 999999999999", "999999999999999999"})
+    CHECK(!parse_rados_note(damaged));
   for (const char* name : {"tmp/", "tmp/x@packs", "packs/ab/x", "tmp/x", "tmp/.@x"})
     CHECK(!parse_rados_remnant(name));
 }
