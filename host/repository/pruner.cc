@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/repository/pruner.hh"
 
+#include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "host/repository/doom.hh"
@@ -293,7 +294,9 @@ ReclaimResult Pruner::run(const ReclaimOptions& options) {
     result.packs_waiting = std::exchange(result.packs_deleted, 0);
     return result;
   }
-  // What those have committed who did not know of the doom.
+  // What those have committed who did not know of the doom. A commit that they gave up may be on its way yet.
+  for (const std::string& lease : before)
+    if (lease != lease_ && is_id(lease)) store.drop_unfinished(lease);
   std::set<ChunkId> late;
   const std::vector<std::string> names = list_();
   chunks_.index().refresh();
