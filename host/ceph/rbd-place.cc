@@ -31,6 +31,11 @@ RbdPlace parse_rbd_place(const std::string& text) {
   return place;
 }
 
+void check_rbd_name(const RbdPlace& place) {
+  if (parse_rbd_place(to_string(place)) != place)
+    throw UsageError(fmt::format("'{}' is no name of an RBD image", place.image), "choose one without '/'");
+}
+
 RbdPlace parse_rbd_pool(const std::string& text, bool with_image) {
   const std::size_t slash = text.find('/');
   const std::string pool = text.substr(0, slash);

@@ -26,6 +26,8 @@ struct RbdPlace {
 [[nodiscard]] std::string to_string(const RbdPlace& place);
 /// Reads that; "image" alone is in the pool "rbd". Throws UsageError.
 [[nodiscard]] RbdPlace parse_rbd_place(const std::string& text);
+/// Throws UsageError for a place that others would read as another one, or as none: its name is not to be made.
+void check_rbd_name(const RbdPlace& place);
 
 /// Reads "pool" and "pool/namespace" into a place without an image; `with_image`: "pool/image" and
 /// "pool/namespace/image" instead, "pool/namespace/" into one without. Throws UsageError.
@@ -121,7 +123,7 @@ class QuiesceWatch {
 class RbdLock {
  public:
   virtual ~RbdLock() = default;
-  /// Throws Locked when it was lost: somebody took us for dead.
+  /// Throws Locked when it was lost, for somebody took us for dead, or is about to end without having been renewed.
   virtual void check() = 0;
 };
 
@@ -172,6 +174,8 @@ class RbdImage {
 
   /// The addresses of those who have it open, but for reading only. We are among them when we have it open to write.
   [[nodiscard]] virtual std::vector<std::string> watchers() = 0;
+  /// Without a holder of lock() who has died on this machine: lock() puts an end to what he has left.
+  [[nodiscard]] virtual std::vector<std::string> living_watchers() = 0;
   /// The clones of the snapshot that is looked at.
   [[nodiscard]] virtual std::vector<RbdPlace> clones() = 0;
   /// Our own kind of lock: QEMU and others do not know of it. A holder that has died on this machine loses it at once,

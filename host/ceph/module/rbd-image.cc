@@ -116,6 +116,7 @@ class Image : public RbdImage {
     return std::make_unique<Watch>(image_.get(), words_, std::move(calls));
   }
   std::vector<std::string> watchers() override;
+  std::vector<std::string> living_watchers() override;
   std::vector<RbdPlace> clones() override;
   std::unique_ptr<RbdLock> lock() override;
 
@@ -125,6 +126,7 @@ class Image : public RbdImage {
     if (result < 0) throw CephError(fmt::format("{}: {}", words_, what), static_cast<int>(-result));
     return result;
   }
+  [[nodiscard]] std::string id() const;
   [[nodiscard]] std::uint64_t object_size() const;
   [[nodiscard]] bool is_striped() const;
   [[nodiscard]] std::optional<RbdPlace> parent() const;
@@ -172,11 +174,15 @@ std::string Image::group() const {
   return name;
 }
 
-RbdFacts Image::facts() {
-  RbdFacts facts;
+std::string Image::id() const {
   std::array<char, 256> id{};
   check(rbd_get_id(image_.get(), id.data(), id.size()), "cannot be asked for its id: an image of format 1?");
-  facts.id = id.data();
+  return id.data();
+}
+
+RbdFacts Image::facts() {
+  RbdFacts facts;
+  facts.id = id();
   rbd_image_info_t info{};
   check(rbd_stat(image_.get(), &info, sizeof info), "cannot be asked what it is");
   std::uint64_t features = 0;
@@ -311,6 +317,14 @@ std::vector<std::string> Image::watchers() {
   return addresses;
 }
 
+std::vector<std::string> Image::living_watchers() {
+  std::vector<std::string> addresses = watchers();
+  if (addresses.empty()) return addresses;
+  const std::string dead = dead_lock_holder(*context_, id());
+  std::erase_if(addresses, [&](const std::string& address) { return same_client(address, dead); });
+  return addresses;
+}
+
 std::vector<RbdPlace> Image::clones() {
   std::size_t count = 64;
   std::vector<rbd_linked_image_spec_t> entries(count);
@@ -326,9 +340,7 @@ std::vector<RbdPlace> Image::clones() {
 }
 
 std::unique_ptr<RbdLock> Image::lock() {
-  std::array<char, 256> id{};
-  check(rbd_get_id(image_.get(), id.data(), id.size()), "cannot be asked for its id");
-  return make_rbd_lock(context_, image_.get(), id.data(), words_);
+  return make_rbd_lock(context_, image_.get(), id(), words_);
 }
 
 std::map<std::string, std::string> Image::metadata() {

@@ -5,7 +5,9 @@
 #include "common/file.hh"
 #include "common/log.hh"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -18,6 +20,7 @@
 #include <optional>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 namespace stillpoint {
 namespace {
@@ -26,6 +29,8 @@ namespace {
 constexpr const char* lock_name = "stillpoint";
 constexpr std::chrono::seconds lock_term{120};
 constexpr std::chrono::seconds lock_renewal{30};
+/// So long before its end nothing more is begun: others may take it when it has passed.
+constexpr std::chrono::seconds lock_margin{20};
 
 struct Locker {
   std::string client;
@@ -61,6 +66,14 @@ std::string own_cookie() {
   return fmt::format("stillpoint {} {} {}", machine(), ::getpid(), start_of(::getpid()));
 }
 
+/// By its entry alone: that one may be hidden from us, or not be readable, says nothing.
+bool has_ended(pid_t pid, const std::string& start) {
+  const UniqueFd entry(::open(fmt::format("/proc/{}/stat", pid).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!entry) return errno == ENOENT && ::kill(pid, 0) != 0 && errno == ESRCH;
+  const std::string now = start_of(pid);
+  return !now.empty() && now != start;
+}
+
 bool has_died(const std::string& cookie) {
   std::istringstream words(cookie);
   std::string program;
@@ -68,26 +81,47 @@ bool has_died(const std::string& cookie) {
   std::string start;
   pid_t pid = 0;
   words >> program >> boot >> pid >> start;
-  return program == "stillpoint" && boot == machine() && pid > 1 && !start.empty() && start_of(pid) != start;
+  return program == "stillpoint" && boot == machine() && pid > 1 && !start.empty() && has_ended(pid, start);
 }
 
-/// One may say by which protocol ("v2:127.0.0.1:0/4711"), the other not.
-bool same_client(std::string_view a, std::string_view b) {
-  return !a.empty() && !b.empty() && (a.ends_with(b) || b.ends_with(a));
+std::string locked_object(const std::string& id) {
+  return "rbd_header." + id;
+}
+
+std::optional<Locker> locker_of(const PoolContext& context, const std::string& object) {
+  int exclusive = 0;
+  std::string tag(256, '\0');
+  std::string clients(256, '\0');
+  std::string cookies(512, '\0');
+  std::string addresses(512, '\0');
+  std::size_t tag_size = tag.size();
+  std::size_t clients_size = clients.size();
+  std::size_t cookies_size = cookies.size();
+  std::size_t addresses_size = addresses.size();
+  const ssize_t count =
+      rados_list_lockers(context.get(), object.c_str(), lock_name, &exclusive, tag.data(), &tag_size, clients.data(),
+                         &clients_size, cookies.data(), &cookies_size, addresses.data(), &addresses_size);
+  if (count <= 0) return std::nullopt;
+  return Locker{clients.c_str(), cookies.c_str(), addresses.c_str()};
+}
+
+std::optional<Locker> dead_locker_of(const PoolContext& context, const std::string& object) {
+  std::optional<Locker> holder = locker_of(context, object);
+  return holder && has_died(holder->cookie) ? holder : std::nullopt;
 }
 
 class Lock : public RbdLock {
  public:
   Lock(std::shared_ptr<PoolContext> context, rbd_image_t image, const std::string& id, std::string words)
-      : context_(std::move(context)), words_(std::move(words)), object_("rbd_header." + id), cookie_(own_cookie()) {
+      : context_(std::move(context)), words_(std::move(words)), object_(locked_object(id)), cookie_(own_cookie()) {
     int result = take(0);
     if (result == -EBUSY || result == -EEXIST)
-      if (const std::optional<Locker> dead = dead_holder(); dead) {
+      if (const std::optional<Locker> dead = dead_locker_of(*context_, object_); dead) {
         free_from(image, *dead);
         result = take(0);
       }
     if (result == -EBUSY || result == -EEXIST) {
-      const std::optional<Locker> holder = locker();
+      const std::optional<Locker> holder = locker_of(*context_, object_);
       throw Locked(fmt::format("{} is being written by another stillpoint, {}", words_,
                                holder ? fmt::format("{} at {}", holder->client, holder->address) : "which has ended"),
                    "try again when that is done");
@@ -108,52 +142,30 @@ class Lock : public RbdLock {
   }
 
   void check() override {
-    if (lost_) throw Locked(fmt::format("the lock of {} was lost: this took too long to answer", words_), "try again");
+    if (lost_ || SteadyClock::now() - renewed_.load() > lock_term - lock_margin)
+      throw Locked(fmt::format("the lock of {} was lost: this took too long to answer", words_), "try again");
   }
 
  private:
   int take(std::uint8_t flags) {
     timeval term{};
     term.tv_sec = lock_term.count();
-    return rados_lock_exclusive(context_->get(), object_.c_str(), lock_name, cookie_.c_str(), "", &term, flags);
+    const auto begun = SteadyClock::now();
+    const int result =
+        rados_lock_exclusive(context_->get(), object_.c_str(), lock_name, cookie_.c_str(), "", &term, flags);
+    if (result == 0) renewed_ = begun;
+    return result;
   }
 
   void renew() {
     std::unique_lock lock(mutex_);
-    auto renewed = SteadyClock::now();
     while (!wake_.wait_for(lock, lock_renewal, [this] { return ending_; })) {
       lock.unlock();
-      const auto begun = SteadyClock::now();
       const int result = take(LIBRADOS_LOCK_FLAG_MUST_RENEW);
       lock.lock();
-      if (result == 0)
-        renewed = begun;
-      else if (result == -ENOENT || SteadyClock::now() - renewed > lock_term)
-        lost_ = true;
+      if (result == -ENOENT || (result != 0 && SteadyClock::now() - renewed_.load() > lock_term)) lost_ = true;
       if (lost_) return;
     }
-  }
-
-  std::optional<Locker> locker() {
-    int exclusive = 0;
-    std::string tag(256, '\0');
-    std::string clients(256, '\0');
-    std::string cookies(512, '\0');
-    std::string addresses(512, '\0');
-    std::size_t tag_size = tag.size();
-    std::size_t clients_size = clients.size();
-    std::size_t cookies_size = cookies.size();
-    std::size_t addresses_size = addresses.size();
-    const ssize_t count = rados_list_lockers(context_->get(), object_.c_str(), lock_name, &exclusive, tag.data(),
-                                             &tag_size, clients.data(), &clients_size, cookies.data(), &cookies_size,
-                                             addresses.data(), &addresses_size);
-    if (count <= 0) return std::nullopt;
-    return Locker{clients.c_str(), cookies.c_str(), addresses.c_str()};
-  }
-
-  std::optional<Locker> dead_holder() {
-    std::optional<Locker> holder = locker();
-    return holder && has_died(holder->cookie) ? holder : std::nullopt;
   }
 
   /// librbd would wait until the dead client's watch ends, half a minute.
@@ -183,10 +195,21 @@ class Lock : public RbdLock {
   std::condition_variable wake_;
   bool ending_ = false;
   std::atomic<bool> lost_{false};
+  std::atomic<SteadyClock::time_point> renewed_{};  ///< when the last renewal that succeeded was begun
   std::jthread renewer_;
 };
 
 }  // namespace
+
+std::string dead_lock_holder(const PoolContext& context, const std::string& id) {
+  const std::optional<Locker> dead = dead_locker_of(context, locked_object(id));
+  return dead ? dead->address : std::string();
+}
+
+bool same_client(std::string_view a, std::string_view b) {
+  if (a.size() < b.size()) std::swap(a, b);
+  return !b.empty() && a.ends_with(b) && (a.size() == b.size() || a[a.size() - b.size() - 1] == ':');
+}
 
 std::unique_ptr<RbdLock> make_rbd_lock(std::shared_ptr<PoolContext> context, rbd_image_t image, const std::string& id,
                                        const std::string& words) {
