@@ -84,6 +84,10 @@ std::vector<PlacedDisk> place(const Manifest& manifest, const DomainRestore& wan
     fs::path path = wanted.directory / fmt::format("{}-{}.{}", name_of(manifest, wanted), record.target, format);
     if (wanted.in_place && is_rbd(record)) {
       const RbdPlace place = parse_rbd_place(record.source.substr(4));
+      if (!images->has(place))
+        throw UsageError(
+            fmt::format("disk {} was at '{}', which is not there", record.target, printable(record.source)),
+            "restore it with --disk and --to-rbd");
       images->check(place);
       disks.push_back({&record, {}, "raw", place});
       continue;
@@ -140,20 +144,47 @@ StateTargets check_in_place(const Manifest& manifest, const Invocation& invocati
   return {.nvram = places.nvram, .tpm = places.tpm, .nvram_owner = {}};
 }
 
-/// How libvirt reaches the cluster of the domain's disks.
-CephAddress address_in_place(const Manifest& manifest, const Invocation& invocation) {
+/// How the cluster of the domain's disks is reached: as libvirt does, by another configuration or as another user where
+/// `wanted` names them. Throws UsageError when that is another cluster than the domain's.
+CephAddress address_in_place(const Manifest& manifest, const CephAddress& wanted, const Invocation& invocation) {
   Connection libvirt(invocation.libvirt_uri);
   const Domain domain = libvirt.domain(manifest.domain_uuid);
+  const std::vector<DomainDisk> now = domain.disks();
   std::optional<CephAddress> address;
-  for (const DomainDisk& disk : domain.disks()) {
-    if (!disk.rbd) continue;
-    const CephAddress its = ceph_address(domain, *disk.rbd);
+  for (const DiskRecord& record : manifest.disks) {
+    if (!is_rbd(record)) continue;
+    const auto disk = std::ranges::find(now, record.target, &DomainDisk::target);
+    if (disk == now.end() || !disk->rbd)
+      throw UsageError(fmt::format("disk {} at {} is not raw", record.target, printable(record.source)),
+                       "restore it with --disk and --to");
+    CephAddress its{disk->rbd->conf, wanted.user, {}, disk->rbd->monitors};
+    // Somebody else has another key.
+    if (wanted.user.empty()) its = ceph_address(domain, *disk->rbd);
     if (address && *address != its)
       throw UsageError("the domain's disks are in several Ceph clusters, or reached as several users",
                        "restore each of them with --disk, --to-rbd and --overwrite");
-    address = its;
+    address = std::move(its);
   }
-  return address.value_or(CephAddress{});
+  if (!address) return wanted;
+  if (wanted.conf.empty()) return *address;
+  const CephAddress theirs = *address;
+  address->conf = wanted.conf;
+  // Monitors that libvirt names are asked in any case.
+  if (address->monitors.empty())
+    if (const std::string own = connect_ceph(theirs)->fsid(), other = connect_ceph(*address)->fsid(); own != other)
+      throw UsageError(
+          fmt::format("the domain's disks are in Ceph cluster {}, and {} is of {}", own, wanted.conf, other),
+          "leave --ceph-conf out, or restore them with --to-rbd");
+  return *address;
+}
+
+/// The domain may be on another cluster by now, with images of the same names.
+void check_cluster(const Manifest& manifest, const RbdImages& images) {
+  for (const DiskRecord& record : manifest.disks)
+    if (is_rbd(record) && record.rbd && record.rbd->cluster != images.fsid())
+      throw UsageError(fmt::format("disk {} was in Ceph cluster {}, and the domain's is {}", record.target,
+                                   record.rbd->cluster, images.fsid()),
+                       "restore it with --disk and --to-rbd");
 }
 
 /// For a definition: the configuration is named when the disk's own monitors are another cluster's.
@@ -173,10 +204,11 @@ struct OpenDisk {
 };
 
 /// All of them are opened before one is written, and all are written before one gets its name: what can go wrong goes
-/// wrong before anything is replaced. `before_names` is the last that may throw.
+/// wrong before anything is replaced. `before_disk` is called before something is written to each, and `before_names`
+/// is the last that may throw.
 void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, NewVolumes* volumes, RbdImages* images,
                  bool overwrite, RateLimit* limit, const Invocation& invocation,
-                 const std::function<void()>& before_names) {
+                 const std::function<void()>& before_disk, const std::function<void()>& before_names) {
   std::vector<OpenDisk> open;
   for (const PlacedDisk& disk : disks) {
     OpenDisk& it = open.emplace_back();
@@ -198,6 +230,7 @@ void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, N
         volumes != nullptr  ? "stopped before the disks were complete: their volumes are removed again"
         : images != nullptr ? "stopped before the disks were complete: new images are removed again"
                             : "stopped before the disks were complete: nothing but block devices was changed");
+    before_disk();
     fill_target(*it.content, *it.target, watched, limit);
   }
   before_names();
@@ -309,8 +342,9 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
   std::optional<RbdImages> images;
   if (wanted.rbd || (wanted.in_place && std::ranges::any_of(manifest.disks, is_rbd))) {
     RbdRestore how = wanted.images;
-    if (wanted.in_place && how.address == CephAddress{}) how.address = address_in_place(manifest, invocation);
+    if (wanted.in_place) how.address = address_in_place(manifest, how.address, invocation);
     images.emplace(std::move(how));
+    if (wanted.in_place) check_cluster(manifest, *images);
   }
   const std::vector<PlacedDisk> disks = volumes      ? place_in_group(manifest, wanted, *volumes)
                                         : wanted.rbd ? place_in_pool(manifest, wanted, *images)
@@ -359,11 +393,14 @@ ExitCode restore_domain(Repository& repository, const Manifest& manifest, const 
     definition.left_out.push_back(std::move(what));
   make_directory(wanted.directory);
   const auto begun = SteadyClock::now();
+  // It may have been started meanwhile.
+  const auto check_again = [&] {
+    if (wanted.in_place) static_cast<void>(check_in_place(manifest, invocation));
+  };
   write_disks(repository, disks, volumes ? &*volumes : nullptr, images ? &*images : nullptr, wanted.overwrite, limit,
-              invocation, [&] {
+              invocation, check_again, [&] {
                 state.prepare();
-                // It may have been started meanwhile.
-                if (wanted.in_place) static_cast<void>(check_in_place(manifest, invocation));
+                check_again();
                 if (libvirt && wanted.name.empty()) check_unused(*libvirt, manifest, state.files());
               });
   if (keep_definition) replace_file(definition_path, definition.xml, 0600);

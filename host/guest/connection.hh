@@ -25,8 +25,8 @@ class Connection {
   [[nodiscard]] bool has(const std::string& name);
   /// Whom QEMU runs as here by default; empty where libvirt does not tell, and files are left as they are.
   [[nodiscard]] std::optional<UserAndGroup> qemu_user();
-  /// Names of the domains, but the one of that UUID, that have this file or device as a disk, or as what a disk lies
-  /// on. Throws Unreachable.
+  /// Names of the domains, but the one of that UUID, that have this file, device or RBD image ("rbd:pool/image") as a
+  /// disk, or as what a disk lies on. Throws Unreachable.
   [[nodiscard]] std::vector<std::string> users_of(const std::filesystem::path& path, const std::string& but_uuid);
   /// Where libvirt keeps the state of emulated TPMs, a directory for each domain's UUID: the machine's or the user's.
   [[nodiscard]] std::filesystem::path tpm_root();

@@ -177,6 +177,10 @@ std::vector<std::string> disk_paths(std::string_view xml) {
     const std::string_view name = found.attribute().name();
     if ((name == "file" || name == "dev") && *found.attribute().value() != '\0')
       paths.emplace_back(found.attribute().value());
+    // Its snapshot is written by nobody.
+    const pugi::xml_node source = found.parent();
+    if (name == "name" && std::string_view(source.attribute("protocol").value()) == "rbd" && !source.child("snapshot"))
+      paths.push_back(network_source(source));
   }
   return paths;
 }

@@ -38,8 +38,8 @@ struct DomainDefinition {
 /// Reads libvirt's XML of a domain; `running` decides what can be read of a disk. Throws Error when it is not such XML.
 [[nodiscard]] DomainDefinition parse_domain_xml(std::string_view xml, bool running);
 
-/// All files and devices that a domain's disks lie on, CD-ROMs and what libvirt tells of backing images too. Throws
-/// Error when it is not such XML.
+/// All files, devices and RBD images ("rbd:pool/image") that a domain's disks lie on, CD-ROMs and what libvirt tells of
+/// backing images too. Throws Error when it is not such XML.
 [[nodiscard]] std::vector<std::string> disk_paths(std::string_view xml);
 
 /// Whom QEMU runs as, by libvirt's XML of its capabilities: that of the DAC security model. Empty when there is none.

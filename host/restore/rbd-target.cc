@@ -87,6 +87,7 @@ const std::shared_ptr<RbdPool>& RbdImages::pool_of(const RbdPlace& place) {
 }
 
 void RbdImages::check(const RbdPlace& place) {
+  check_rbd_name(place);
   const std::shared_ptr<RbdPool>& pool = pool_of(place);
   if (!pool->has(place.image)) return;
   if (!wanted_.overwrite)

@@ -33,8 +33,10 @@ class RbdImages {
   ~RbdImages();
 
   [[nodiscard]] const std::string& fsid() const { return cluster_->fsid(); }
-  /// Throws NotFound without such a pool, UsageError when the image is there and not to be overwritten, Locked when
-  /// somebody has it open.
+  /// Whether there is such an image. Throws NotFound without such a pool.
+  [[nodiscard]] bool has(const RbdPlace& place) { return pool_of(place)->has(place.image); }
+  /// Throws NotFound without such a pool, UsageError for a name that others would read as another one, and when
+  /// the image is there and not to be overwritten, Locked when somebody has it open.
   void check(const RbdPlace& place);
   /// Opens the image, or makes it, for a disk of `size` bytes. One that is there is resized with the first write.
   /// Throws the same, CephError.

@@ -178,6 +178,7 @@ class Restore(unittest.TestCase):
         one = ("restore", self.name, "--disk", "vda", "--to-rbd")
         self.fails(4, *one, "nothere/x", says="has no pool 'nothere'")
         self.fails(2, *one, "rbd/x@snap", says="no RBD image")
+        self.fails(2, "restore", self.name, "--to-rbd", "rbd", "--name", "a@b", says="'rbd/a@b-vda' is no RBD image")
         self.fails(2, *one, "rbd/x", "--object-size", "3M", says="power of two")
         self.fails(2, *one, "rbd/x", "--stripe-unit", "64K", says="--stripe-count")
         self.fails(2, *one, "rbd/x", "--image-feature", "fast-diff", says="needs object-map")

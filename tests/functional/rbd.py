@@ -342,6 +342,50 @@ class Rbd(unittest.TestCase):
             self.assertEqual(json.loads(self.outcome)["error"]["code"], 7)
         self.check(self.backup(domain), image, incremental=False)
 
+    def restore_in_place(self, manifest, *arguments, code=0, says=""):
+        words = ("--in-place", "--overwrite", *arguments)
+        done = self.companion.run("restore", manifest["name"], *words, check=False, env={**os.environ, "CEPH_ARGS": ""})
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.assertIn(says, done.stderr)
+
+    def test_8_in_place_in_the_domains_own_cluster_alone(self):
+        image = self.create("rbd/placed")
+        domain = self.define("placed", image)
+        manifest = self.backup(domain)
+        before = self.content(image)
+
+        def reached_by(conf):
+            xml = self.scratch / "reached.xml"
+            monitors = f"<host name='127.0.0.1' port='{self.ceph.port}'/>"
+            xml.write_text(definition.replace(monitors, f"<config file='{conf}'/>"), encoding="utf-8")
+            self.libvirtd.virsh("define", xml)
+
+        definition = self.libvirtd.virsh("dumpxml", domain).stdout
+        self.write(image, (5 * MIB, 65536))
+        self.restore_in_place(manifest)
+        self.assertEqual(self.content(image), before)
+        self.write(image, (5 * MIB, 65536))
+        changed = self.content(image)
+        with Ceph(self.scratch / "other") as other:
+            as_admin = ("--ceph-user", "admin", "--ceph-conf", other.conf)
+            other.rbd("create", "--size", "1M", image)
+            reached_by(self.ceph.conf)
+            self.restore_in_place(manifest, *as_admin, code=2, says="is of " + other.fsid)
+            reached_by(other.conf)
+            self.restore_in_place(manifest, *as_admin, code=2, says="was in Ceph cluster " + self.ceph.fsid)
+            self.assertEqual(json.loads(other.rbd("info", "--format", "json", image))["size"], MIB)
+        reached_by(self.ceph.conf)
+        user = self.define("user", image)
+        self.restore_in_place(manifest, code=2, says="is also user's")
+        self.libvirtd.virsh("undefine", user)
+        self.domains.remove(user)
+        self.assertEqual(self.content(image), changed)
+        self.restore_in_place(manifest)
+        self.assertEqual(self.content(image), before)
+        self.ceph.rbd("snap", "purge", "--no-progress", image)
+        self.ceph.rbd("rm", "--no-progress", image)
+        self.restore_in_place(manifest, code=2, says="which is not there")
+
     def test_8_what_is_wrong_is_said(self):
         image = self.create("rbd/wrong")
         domain = self.define("wrong", image)

@@ -88,6 +88,10 @@ TEST_CASE("all that a domain's disks lie on, also what no still point covers") {
   CHECK_FALSE(has("/s"));
   CHECK(disk_paths("<domain><devices><disk><source file='/a'/><backingStore type='file'><source file='/b'/>"
                    "</backingStore></disk></devices></domain>") == std::vector<std::string>{"/a", "/b"});
+  CHECK(disk_paths("<domain><devices><disk><source protocol='rbd' name='p/n/i'><host name='m'/></source></disk>"
+                   "<disk><source protocol='rbd' name='p/s'><snapshot name='now'/></source></disk>"
+                   "<disk><source protocol='nbd' name='p/x'/></disk></devices></domain>") ==
+        std::vector<std::string>{"rbd:p/n/i"});
 }
 
 TEST_CASE("disks of a running domain: what is covered, and why the rest is not") {
