@@ -17,6 +17,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -42,6 +43,7 @@ struct DiskOutcome {
   ReplicatedDisk replicated;
   std::vector<Extent> damaged;
   ReplicaRetention retention;
+  bool is_damaged = false;
 };
 
 std::string_view to_string(ReplicatedDisk::Mode mode) {
@@ -74,7 +76,8 @@ Json to_json(const DiskOutcome& outcome, bool verified) {
           {"written", replicated.written.data},
           {"zeroed", replicated.written.zeros},
           {"read", replicated.read},
-          {"verified", verified && outcome.damaged.empty()},
+          {"verified", verified && !outcome.is_damaged},
+          {"is_damaged", outcome.is_damaged},
           {"damaged", std::move(damaged)},
           {"removed", outcome.retention.removed},
           {"kept", std::move(kept)}};
@@ -95,7 +98,10 @@ std::string text_of(const DiskOutcome& outcome, const std::string& name, bool ve
       text = fmt::format("{}: {} written, for {}", to_string(outcome.image), format_size(replicated.written.data),
                          printable(replicated.reason));
   }
-  if (verified) text += outcome.damaged.empty() ? "; read back, it is the still point" : "; it is NOT the still point";
+  if (outcome.is_damaged)
+    text += verified ? "; it is NOT the still point" : "; it was NOT the still point when it was last read back";
+  else if (verified)
+    text += "; read back, it is the still point";
   text += '\n';
   for (const std::string& removed : outcome.retention.removed)
     text += fmt::format("  {} removed\n", printable(removed));
@@ -104,9 +110,18 @@ std::string text_of(const DiskOutcome& outcome, const std::string& name, bool ve
   return text;
 }
 
+RbdPlace image_of(const Manifest& manifest, const ReplicateOptions& options, const ReplicaPlace& place,
+                  const DiskRecord& disk) {
+  RbdPlace image = place.pool;
+  image.image = volume_name(options.image_name.empty() ? manifest.domain : options.image_name, disk.target);
+  return image;
+}
+
 /// What is wrong with the request is said before anything is made.
 void check_places(const Manifest& manifest, const ReplicateOptions& options, const ReplicaPlace& place,
                   const std::string& fsid) {
+  for (const DiskRecord& disk : manifest.disks)
+    check_rbd_name(image_of(manifest, options, place, disk));
   if (options.force_same_pool) return;
   for (const DiskRecord& disk : manifest.disks)
     if (const std::string why = shared_fate(disk, fsid, place.pool.pool); !why.empty())
@@ -136,20 +151,24 @@ ExitCode replicate(const ReplicateOptions& options, const Invocation& invocation
   check_places(manifest, options, place, cluster->fsid());
   const std::shared_ptr<RbdPool> pool = cluster->rbd_pool(place.pool.pool, place.pool.name_space);
   std::vector<DiskOutcome> outcomes;
+  std::vector<std::unique_ptr<Replica>> replicas;
   Progress progress(invocation.progress, STDERR_FILENO);
   for (const DiskRecord& disk : manifest.disks) {
-    DiskOutcome& outcome = outcomes.emplace_back(DiskOutcome{&disk, place.pool, {}, {}, {}});
-    outcome.image.image = volume_name(options.image_name.empty() ? manifest.domain : options.image_name, disk.target);
-    Replica replica(pool, outcome.image, manifest.domain, disk.target, layout);
+    DiskOutcome& outcome =
+        outcomes.emplace_back(DiskOutcome{&disk, image_of(manifest, options, place, disk), {}, {}, {}});
+    replicas.push_back(std::make_unique<Replica>(pool, outcome.image, manifest.domain, disk.target, layout));
+    Replica& replica = *replicas.back();
     WatchedProgress watched(progress.line(disk.target), invocation.stop,
                             "stopped before the replica was complete: the next one goes on from here");
     outcome.replicated = replica.replicate(repository, manifest, disk, options.full, watched, limit.get());
     if (options.verify) outcome.damaged = replica.verify(repository, manifest, disk, watched);
-    // What is damaged may have been whole in older ones.
-    if (outcome.damaged.empty()) outcome.retention = replica.retain(policy);
+    outcome.is_damaged = options.verify ? !outcome.damaged.empty() : outcome.replicated.damaged;
   }
+  const bool damaged = std::ranges::any_of(outcomes, &DiskOutcome::is_damaged);
+  // An older still point goes when all disks have the new one, each of them whole.
+  for (std::size_t i = 0; i < replicas.size() && !damaged; ++i)
+    outcomes[i].retention = replicas[i]->retain(policy);
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);
-  const bool damaged = std::ranges::any_of(outcomes, [](const DiskOutcome& it) { return !it.damaged.empty(); });
   if (invocation.json) {
     Json disks = Json::array();
     for (const DiskOutcome& outcome : outcomes)

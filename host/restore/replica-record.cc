@@ -21,15 +21,17 @@ constexpr std::uint64_t record_version = 1;
 constexpr std::size_t longest_record = 64 << 10;
 
 std::string to_text(const ReplicaSnapshot& snapshot) {
-  return dump_json(Json{{"version", record_version},
-                        {"snapshot", snapshot.snapshot},
-                        {"snapshot_id", snapshot.snapshot_id},
-                        {"still_point", snapshot.still_point},
-                        {"id", snapshot.id},
-                        {"repository", snapshot.repository},
-                        {"instant", format_time_precise(snapshot.instant)},
-                        {"root", to_hex(snapshot.map.root)},
-                        {"size", snapshot.map.size}});
+  Json json{{"version", record_version},
+            {"snapshot", snapshot.snapshot},
+            {"snapshot_id", snapshot.snapshot_id},
+            {"still_point", snapshot.still_point},
+            {"id", snapshot.id},
+            {"repository", snapshot.repository},
+            {"instant", format_time_precise(snapshot.instant)},
+            {"root", to_hex(snapshot.map.root)},
+            {"size", snapshot.map.size}};
+  if (snapshot.damaged) json["damaged"] = true;
+  return dump_json(json);
 }
 
 /// Nothing for what we have not written.
@@ -45,6 +47,7 @@ std::optional<ReplicaSnapshot> parse_record(const std::string& key, const std::s
     snapshot.repository = json_string(json, "repository", 64);
     snapshot.instant = parse_time(json_string(json, "instant", 40));
     snapshot.map = {parse_chunk_id(json_string(json, "root", 64)), json_uint(json, "size")};
+    snapshot.damaged = json_bool_or(json, "damaged", false);
     return snapshot;
   } catch (const Error& error) {
     log_debug("metadata {}: {}", key, error.what());
@@ -105,10 +108,11 @@ std::vector<ReplicaSnapshot> replica_snapshots(RbdImage& image) {
   return found;
 }
 
-void take_replica_snapshot(RbdImage& image, ReplicaSnapshot snapshot) {
+void take_replica_snapshot(RbdImage& image, RbdLock& lock, ReplicaSnapshot snapshot) {
   snapshot.snapshot_id = 0;
   image.set_metadata(pending_key, to_text(snapshot));
   pause_for_test("replica-pending");
+  lock.check();
   image.create_snapshot(snapshot.snapshot);
   pause_for_test("replica-snapshot");
   resume_snapshot(image);
@@ -129,6 +133,11 @@ void resume_snapshot(RbdImage& image) {
   for (const auto& [key, text] : all)
     if (key.starts_with(record_prefix) && find(snapshots, key.substr(record_prefix.size())) == nullptr)
       image.remove_metadata(key);
+}
+
+void record_damage(RbdImage& image, ReplicaSnapshot snapshot, bool damaged) {
+  snapshot.damaged = damaged;
+  image.set_metadata(key_of(snapshot), to_text(snapshot));
 }
 
 void remove_replica_snapshot(RbdImage& image, const ReplicaSnapshot& snapshot) {

@@ -22,6 +22,7 @@ struct ReplicaSnapshot {
   std::string repository;       ///< its id: chunks of another one have other ids
   WallTime instant{};
   DiskMap map;
+  bool damaged = false;  ///< it was another one than the still point when it was last read back
 };
 
 /// What a replica is a replica of.
@@ -41,11 +42,13 @@ void mark_replica(RbdImage& image, std::string_view domain, std::string_view dis
 [[nodiscard]] std::vector<ReplicaSnapshot> replica_snapshots(RbdImage& image);
 
 /// Takes the RBD snapshot of a still point. The image holds it, and nobody writes to it. Interrupted at any point, it
-/// can be finished: resume_snapshot().
-void take_replica_snapshot(RbdImage& image, ReplicaSnapshot snapshot);
+/// can be finished: resume_snapshot(). Throws Locked when the lock was lost, before it is taken.
+void take_replica_snapshot(RbdImage& image, RbdLock& lock, ReplicaSnapshot snapshot);
 /// Finishes what an interrupted take_replica_snapshot() has begun, or forgets it, and records of snapshots that are
 /// gone.
 void resume_snapshot(RbdImage& image);
+/// Writes down whether it is damaged.
+void record_damage(RbdImage& image, ReplicaSnapshot snapshot, bool damaged);
 /// Throws CephError with EBUSY for a protected one.
 void remove_replica_snapshot(RbdImage& image, const ReplicaSnapshot& snapshot);
 

@@ -10,6 +10,7 @@
 #include "host/restore/rbd-writer.hh"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -85,6 +86,8 @@ Replica::Replica(std::shared_ptr<RbdPool> pool, const RbdPlace& place, const std
                  const std::string& disk, const RbdLayout& layout)
     : pool_(std::move(pool)), place_(place) {
   if (!pool_->has(place.image)) make(domain, disk, layout);
+  // Before we are among them.
+  const std::vector<std::string> users = pool_->open(place.image, RbdAccess::read)->living_watchers();
   image_ = pool_->open(place.image, RbdAccess::write);
   const std::optional<ReplicaMark> mark = replica_mark(*image_);
   if (!mark || mark->domain != domain || mark->disk != disk)
@@ -93,6 +96,9 @@ Replica::Replica(std::shared_ptr<RbdPool> pool, const RbdPlace& place, const std
              : fmt::format("there is an RBD image {}, which is no replica", to_string(place)),
         "use another pool or namespace, or call the images otherwise with --name");
   lock_ = image_->lock();
+  if (!users.empty())
+    throw Locked(fmt::format("RBD image {} is in use, from {}", to_string(place), fmt::join(users, ", ")),
+                 "end what uses it, see rbd status; one that has died is told for half a minute");
   resume_snapshot(*image_);
 }
 
@@ -122,6 +128,7 @@ ReplicatedDisk Replica::replicate(Repository& repository, const Manifest& manife
   ReplicatedDisk result;
   if (const auto same = std::ranges::find(there, manifest.id, &ReplicaSnapshot::id); same != there.end()) {
     result.mode = ReplicatedDisk::Mode::present;
+    result.damaged = same->damaged;
     return result;
   }
   const ReplicaSnapshot* const newest = there.empty() ? nullptr : &there.back();
@@ -147,6 +154,8 @@ ReplicatedDisk Replica::replicate(Repository& repository, const Manifest& manife
     result.reason = "the replica has no still point yet";
   else if (full)
     result.reason = "so it was asked for";
+  else if (newest->damaged)
+    result.reason = fmt::format("{} is damaged there", newest->still_point);
   else if (newest->repository != repository.id())
     result.reason = fmt::format("{} came from another repository", newest->still_point);
   else if (!repository.contains(newest->still_point) || repository.load(newest->still_point).id != newest->id)
@@ -157,7 +166,7 @@ ReplicatedDisk Replica::replicate(Repository& repository, const Manifest& manife
     if (image_->size() != disk.map.size) image_->resize(disk.map.size);
   });
   write(repository, disk, base, result, progress, limit);
-  take_replica_snapshot(*image_, std::move(record));
+  take_replica_snapshot(*image_, *lock_, std::move(record));
   is_new_ = false;
   return result;
 }
@@ -216,13 +225,22 @@ std::vector<Extent> Replica::verify(Repository& repository, const Manifest& mani
   RbdDisk copy(pool_->open(place_.image, RbdAccess::read), found->snapshot_id);
   std::vector<Extent> damaged;
   repository.check_copy(disk.map, copy, progress, [&](const Extent& extent) { add_joined(damaged, extent); });
+  if (found->damaged != !damaged.empty()) {
+    lock_->check();
+    record_damage(*image_, *found, !damaged.empty());
+  }
   return damaged;
 }
 
 ReplicaRetention Replica::retain(const RetentionPolicy& policy) {
   ReplicaRetention result;
   if (policy.empty()) return result;
-  const std::vector<ReplicaSnapshot> there = replica_snapshots(*image_);
+  std::vector<ReplicaSnapshot> there = replica_snapshots(*image_);
+  // What is left of one may be all that there is.
+  std::erase_if(there, [&](const ReplicaSnapshot& snapshot) {
+    if (snapshot.damaged) result.kept.push_back({snapshot.still_point, "it is damaged"});
+    return snapshot.damaged;
+  });
   std::vector<RetainedStillPoint> rows;
   for (const ReplicaSnapshot& snapshot : there)
     rows.push_back({.name = snapshot.still_point, .instant = snapshot.instant, .is_protected = false, .kept_by = {}});

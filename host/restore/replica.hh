@@ -31,6 +31,7 @@ struct ReplicatedDisk {
   std::string reason{};  ///< why it is not differential
   WrittenRanges written{};
   std::uint64_t read = 0;  ///< bytes of the replica
+  bool damaged = false;    ///< an earlier verify() has found it so; of mode present
 };
 
 /// What came of a replica's old still points.
@@ -48,7 +49,7 @@ struct ReplicaRetention {
 class Replica {
  public:
   /// Opens the image, or makes it, by `layout` (its size does not count). Throws UsageError for an image that is there
-  /// and no replica of this disk, Locked, CephError.
+  /// and no replica of this disk, Locked (also when somebody else has it open to write), CephError.
   Replica(std::shared_ptr<RbdPool> pool, const RbdPlace& place, const std::string& domain, const std::string& disk,
           const RbdLayout& layout);
   Replica(const Replica&) = delete;
@@ -62,12 +63,13 @@ class Replica {
   [[nodiscard]] ReplicatedDisk replicate(Repository& repository, const Manifest& manifest, const DiskRecord& disk,
                                          bool full, CaptureProgress& progress, RateLimit* limit);
 
-  /// Where the replica's still point is another one than the repository's. Throws NotFound when it does not have it.
+  /// Where the replica's still point is another one than the repository's; the replica remembers whether it is
+  /// somewhere. Throws NotFound when it does not have it.
   [[nodiscard]] std::vector<Extent> verify(Repository& repository, const Manifest& manifest, const DiskRecord& disk,
                                            CaptureProgress& progress);
 
   /// Removes the snapshots of still points that the policy does not keep, but the newest, and those that have clones or
-  /// are protected.
+  /// are protected. Damaged ones stay, and count as none.
   [[nodiscard]] ReplicaRetention retain(const RetentionPolicy& policy);
 
  private:

@@ -47,6 +47,30 @@ def write(path, *places):
             out.write(noise(name, length) if name else bytes(length))
 
 
+# A guest's image is open: whoever writes to it watches it.
+HOLD = """\
+import rados, rbd, sys
+with rados.Rados(conffile=sys.argv[1], name="client.admin") as cluster:
+    with cluster.open_ioctx("copies") as pool, rbd.Image(pool, sys.argv[2]):
+        print("open", flush=True)
+        sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def in_use(image):
+    """Somebody has the image in the other cluster open."""
+    command = ["/usr/bin/python3", "-c", HOLD, FAR.conf, image]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=FAR.environment) as holder:
+        try:
+            if holder.stdout.readline() != b"open\n":
+                raise AssertionError(f"{image} cannot be opened")
+            yield
+        finally:
+            holder.stdin.close()
+            holder.wait(30)
+
+
 class Replicate(unittest.TestCase):
     """Four still points of one image; each test has replicas of its own."""
 
@@ -71,6 +95,12 @@ class Replicate(unittest.TestCase):
             run(["cp", "--sparse=always", image, copy], 30)
             name = json.loads(cls.good("backup", "web", "--disk-image", f"vda={image}", "--no-trees", "--json"))["name"]
             cls.points.append((name, name.partition("@")[2], copy))
+        # And two of two disks, the second of which never changes.
+        disks = ("--disk-image", f"vda={image}", "--disk-image", f"vdb={ROOT / 'vda.0'}")
+        cls.pairs = []
+        for number in range(2):
+            write(image, (CHUNK, 100, f"pair{number}"))
+            cls.pairs.append(json.loads(cls.good("backup", "pair", *disks, "--no-trees", "--json"))["name"])
 
     @classmethod
     def environment(cls, **more):
@@ -93,10 +123,11 @@ class Replicate(unittest.TestCase):
         self.assertIn(says, done.stderr)
         return done
 
-    def replicate(self, number, image, *arguments, code=0):
+    def replicate(self, number, image, *arguments, code=0, says=""):
         """Into the other cluster; returns what is said of the disk."""
         done = self.call("replicate", self.points[number][0], f"rbd:copies@{FAR.conf}", "--name", image, "--json", *arguments)
         self.assertEqual(done.returncode, code, done)
+        self.assertIn(says, done.stderr)
         return json.loads(done.stdout)["disks"][0] if done.stdout else done
 
     def assert_has(self, image, *numbers):
@@ -189,19 +220,35 @@ class Replicate(unittest.TestCase):
         self.replicate(3, "o")
         self.assert_has("o", 0, 1, 2, 3)
 
+    def damaged_replica(self, image):
+        """Its snapshot of the first still point is another one than it says."""
+        self.replicate(0, image)
+        time = self.points[0][1]
+        spec = f"copies/{image}-vda"
+        FAR.rbd("snap", "rm", "--no-progress", f"{spec}@{time}")
+        record = json.loads(FAR.rbd("image-meta", "get", spec, f"stillpoint.snapshot.{time}"))
+        FAR.rbd("bench", "--io-type", "write", "--io-size", "4K", "--io-total", "4K", "--io-pattern", "seq", spec)
+        FAR.rbd("snap", "create", "--no-progress", f"{spec}@{time}")
+        record["snapshot_id"] = json.loads(FAR.rbd("snap", "ls", "--format", "json", spec))[0]["id"]
+        FAR.rbd("image-meta", "set", spec, f"stillpoint.snapshot.{time}", json.dumps(record))
+        damaged = self.replicate(0, image, "--verify", code=9)
+        self.assertEqual(damaged["damaged"], [{"offset": 0, "length": CHUNK}])
+
+    def test_damage_is_remembered(self):
+        """What is damaged is no base, and none of those that are kept."""
+        self.damaged_replica("m")
+        self.assertTrue(self.replicate(0, "m", code=9)["is_damaged"])
+        after = self.replicate(1, "m", "--verify")
+        self.assertEqual((after["mode"], after["reason"]), ("compared", f"{self.points[0][0]} is damaged there"))
+        done = self.replicate(2, "m", "--keep-last", "2")
+        self.assertEqual((done["mode"], done["removed"]), ("differential", []))
+        self.assertEqual([(row["name"], row["reason"]) for row in done["kept"]], [(self.points[0][0], "it is damaged")])
+        self.assertEqual(self.replicate(3, "m", "--keep-last", "2")["removed"], [self.points[1][0]])
+
     def test_damage(self):
         """A snapshot that is another one than it says is found, and mended as the hint says."""
-        self.replicate(0, "d")
-        time = self.points[0][1]
-        FAR.rbd("snap", "rm", "--no-progress", f"copies/d-vda@{time}")
-        record = json.loads(FAR.rbd("image-meta", "get", "copies/d-vda", f"stillpoint.snapshot.{time}"))
-        FAR.rbd("bench", "--io-type", "write", "--io-size", "4K", "--io-total", "4K", "--io-pattern", "seq", "copies/d-vda")
-        FAR.rbd("snap", "create", "--no-progress", f"copies/d-vda@{time}")
-        record["snapshot_id"] = json.loads(FAR.rbd("snap", "ls", "--format", "json", "copies/d-vda"))[0]["id"]
-        FAR.rbd("image-meta", "set", "copies/d-vda", f"stillpoint.snapshot.{time}", json.dumps(record))
-        damaged = self.replicate(0, "d", "--verify", code=9)
-        self.assertEqual(damaged["damaged"], [{"offset": 0, "length": CHUNK}])
-        FAR.rbd("snap", "rm", "--no-progress", f"copies/d-vda@{time}")
+        self.damaged_replica("d")
+        FAR.rbd("snap", "rm", "--no-progress", f"copies/d-vda@{self.points[0][1]}")
         mended = self.replicate(0, "d", "--full", "--verify")
         self.assertEqual((mended["mode"], mended["written"], mended["verified"]), ("compared", CHUNK, True))
         self.assert_has("d", 0)
@@ -220,6 +267,30 @@ class Replicate(unittest.TestCase):
         FAR.rbd("rm", "--no-progress", "copies/clone")
         self.assertEqual(self.replicate(3, "r", "--keep-last", "1")["removed"], [self.points[0][0]])
         self.assert_is(f"copies/r-vda@{self.points[3][1]}", 3)
+
+    def test_retention_of_all_disks_or_none(self):
+        """As long as one disk does not have the new still point, the older one is all there is of both."""
+        place = (f"rbd:copies@{FAR.conf}", "--name", "pair", "--keep-last", "1")
+
+        def have():
+            return [[row["name"] for row in json.loads(FAR.rbd("snap", "ls", "--format", "json", f"copies/pair-{target}"))]
+                    for target in ("vda", "vdb")]
+
+        self.good("replicate", self.pairs[0], *place)
+        first, second = (name.partition("@")[2] for name in self.pairs)
+        with in_use("pair-vdb"):
+            self.fails(10, "replicate", self.pairs[1], *place, says="in use, from 127.0.0.1")
+            self.assertEqual(have(), [[first, second], [first]])
+        self.good("replicate", self.pairs[1], *place)
+        self.assertEqual(have(), [[second], [second]])
+
+    def test_in_use(self):
+        """Whoever has it open to write would write between."""
+        self.replicate(0, "u")
+        with in_use("u-vda"):
+            self.replicate(1, "u", code=10, says="copies/u-vda is in use")
+        self.replicate(1, "u")
+        self.assert_has("u", 0, 1)
 
     def test_independent(self):
         """Of replicas in two clusters neither knows of the other; layout and name are chosen."""
@@ -240,6 +311,8 @@ class Replicate(unittest.TestCase):
         self.fails(2, "replicate", name, "copies", says="write rbd:POOL")
         self.fails(3, "replicate", name, "rbd:copies@/nonexistent", says="/nonexistent")
         self.fails(2, "replicate", name, "rbd:copies", "--image-feature", "layering", says="needs the feature exclusive-lock")
+        for odd in ("a@b", "a:b", "a/b"):
+            self.fails(2, "replicate", name, "rbd:copies", "--name", odd, says=f"{odd}-vda' is no")
         NEAR.rbd("create", "--size", "1M", "copies/foreign-vda")
         self.fails(2, "replicate", name, "rbd:copies", "--name", "foreign", says="is no replica")
 
