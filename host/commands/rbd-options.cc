@@ -70,7 +70,7 @@ void add_rbd_layout_options(CLI::App& parser, RbdOptions& options) {
 std::string conf_in_use(const CephAddress& address) {
   if (!address.conf.empty()) return address.conf;
   const char* const named = std::getenv("CEPH_CONF");
-  return named == nullptr ? std::string() : std::string(named);
+  return named == nullptr || *named == '\0' ? std::string() : std::filesystem::absolute(named).native();
 }
 
 }  // namespace stillpoint

@@ -144,7 +144,9 @@ UniqueFd lock_mark(const BootRequest& request) {
 /// Ends servers that no client has ended, and deletes what boot() has made, and nothing that lies beside it.
 void clear(const BootRequest& request, const Manifest* manifest = nullptr) noexcept {
   try {
-    std::vector<fs::path> ours{request.directory / marker};
+    std::vector<fs::path> ours;
+    // Clones that could not be removed yet can be later.
+    if (!is_on_clones(request)) ours.push_back(request.directory / marker);
     // One that is committed later has its variables here for good.
     if (manifest == nullptr) ours.push_back(request.directory / nvram_name);
     for (const fs::directory_entry& entry : fs::directory_iterator(request.directory)) {
@@ -256,6 +258,11 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
   std::optional<Domain> domain;
   UniqueFd lock;
   try {
+    // First of all: what is made from here on, and could not be removed again, is remove_booted()'s. By the UUID, for a
+    // name may be another domain's one day.
+    replace_file(request.directory / marker, fmt::format("{}\n{}\n{}\n", wanted.uuid, manifest.name, manifest.id),
+                 0600);
+    lock = lock_mark(request);
     if (clones) clones->make(clones_of(request));
     for (const DiskRecord& disk : manifest.disks) {
       if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
@@ -263,10 +270,6 @@ Booted boot(Connection& libvirt, const Manifest& manifest, const ServedDisk& acc
     }
     state.write();
     domain = libvirt.define(definition.xml);
-    // A name may be another domain's one day.
-    replace_file(request.directory / marker, fmt::format("{}\n{}\n{}\n", domain->uuid(), manifest.name, manifest.id),
-                 0600);
-    lock = lock_mark(request);
     if (stop.stop_requested()) throw Interrupted("stopped before the domain was started");
     start_domain(*domain);
     state.keep();

@@ -32,7 +32,8 @@ class ReplicaClones {
   };
 
   /// Finds the snapshots, and makes nothing yet. `domain`: the new one's name. Throws NotFound when the replica does
-  /// not have all disks of the still point, Corruption when it has others by that name, CephError.
+  /// not have all disks of the still point, Corruption when it has others by that name or damaged ones, UsageError for
+  /// a domain whose name cannot be an image's, CephError.
   ReplicaClones(const ReplicaToBoot& replica, const Manifest& manifest, const std::string& domain);
 
   [[nodiscard]] const std::vector<Clone>& clones() const noexcept { return clones_; }
@@ -40,13 +41,15 @@ class ReplicaClones {
   void make(const std::filesystem::path& file);
 
  private:
-  CephAddress address_;
+  std::string conf_;  ///< to find the cluster again by; may be empty
+  std::string user_;
+  std::string fsid_;
   std::shared_ptr<RbdPool> pool_;
   std::vector<Clone> clones_;
 };
 
 /// Removes the clones that `file` names, and then that; nothing where it is not there. Waits for a moment while
-/// somebody still has one open. Throws CephError, Locked.
+/// somebody still has one open. Throws CephError, Locked, ConfigError when the cluster is another one now.
 void remove_clones(const std::filesystem::path& file);
 
 }  // namespace stillpoint

@@ -3,10 +3,12 @@
 """Domains whose disks are RBD images of a real cluster: restored there, and booted on clones of a replica. What boots is
 a sector that writes itself behind itself."""
 
+import json
 import os
 import pathlib
 import sys
 import unittest
+import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.ceph import Ceph, skip_unless_installed
@@ -98,6 +100,14 @@ class ReplicaBoot(unittest.TestCase):
         self.libvirtd.virsh("start", "web1-boot")
 
     def test_4_removed(self):
+        # By another ceph.conf than that, others' images would be: the clones and what names them stay.
+        path = self.scratch / "boot/clones"
+        clones = json.loads(path.read_text(encoding="utf-8"))
+        self.assertEqual((clones["conf"], clones["fsid"]), (str(self.ceph.conf), self.ceph.fsid))
+        path.write_text(json.dumps({**clones, "fsid": str(uuid.uuid4())}), encoding="utf-8")
+        self.fails(3, "boot", "--remove", "web1-boot", *self.place, says="are in Ceph cluster")
+        self.assertEqual(len(self.clones()), 2)
+        path.write_text(json.dumps(clones), encoding="utf-8")
         self.companion.run("boot", "--remove", "web1-boot", *self.place)
         self.assertEqual(self.clones(), [])
         self.assertFalse((self.scratch / "boot").exists())
@@ -107,6 +117,13 @@ class ReplicaBoot(unittest.TestCase):
         self.fails(4, "boot", self.name, *self.place, "--from-replica", self.replica, "--replica-name", "nobody", says="nobody-vda")
         missing = self.companion.backup("web1")["name"]
         self.fails(4, "boot", missing, *self.place, "--from-replica", self.replica, says="does not have")
+        self.fails(2, "boot", self.name, *self.place, "--from-replica", self.replica, "--name", "a@b", says="is no RBD image")
+        # A snapshot that was found to be damaged is nothing to boot.
+        key = ("copies/web1-vdb", f"stillpoint.snapshot.{self.name.partition('@')[2]}")
+        record = self.ceph.rbd("image-meta", "get", *key).strip()
+        self.ceph.rbd("image-meta", "set", *key, json.dumps({**json.loads(record), "damaged": True}))
+        self.fails(9, "boot", self.name, *self.place, "--from-replica", self.replica, says="is damaged")
+        self.ceph.rbd("image-meta", "set", *key, record)
         # A name that is not libvirt's business to accept: the clones go again.
         self.fails(7, "boot", self.name, *self.place, "--from-replica", self.replica, "--ceph-secret",
                    "00000000-0000-4000-8000-000000000000", says="ecret")
