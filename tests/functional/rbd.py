@@ -428,7 +428,7 @@ def main():
     skip_unless_possible()
     skip_unless_installed()
     unwind_on_signals()
-    with scratch_directory() as Rbd.scratch, Ceph(Rbd.scratch / "ceph") as Rbd.ceph, Libvirtd(Rbd.scratch / "virt") as Rbd.libvirtd:
+    with scratch_directory() as Rbd.scratch, Ceph(Rbd.scratch / "ceph", more="osd client watch timeout = 10") as Rbd.ceph, Libvirtd(Rbd.scratch / "virt") as Rbd.libvirtd:
         Rbd.companion = Companion(pathlib.Path(sys.argv.pop(1)), Rbd.libvirtd.uri, Rbd.scratch / "repository")
         unittest.main(argv=sys.argv, verbosity=2, failfast=False)
 

@@ -62,7 +62,6 @@ osd class default list = *
 osd op num shards = 2
 osd fast shutdown = false
 osd heartbeat grace = 20
-osd client watch timeout = 10
 [client]
 log file = {root}/log/client.log
 admin socket =

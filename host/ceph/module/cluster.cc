@@ -35,6 +35,9 @@ Cluster::Cluster(const CephAddress& address) : cluster_(create(address.user.empt
   configure("rados_osd_op_timeout", std::to_string(ceph_operation_limit.count()));
   // Everything is read and written once, in large pieces.
   configure("rbd_cache", "false");
+  // A guest that the cluster has not heard of for half a minute may be alive, and never write again once it is on the
+  // block list: for a snapshot, its lock is taken without that.
+  configure("rbd_blocklist_on_break_lock", "false");
   configure("log_to_stderr", "false");
   configure("err_to_stderr", "false");
   const std::string where = address.conf.empty()
