@@ -18,6 +18,8 @@ struct CephAddress {
   std::string user{};      ///< "cinder" for client.cinder; empty: "admin"
   std::string key{};       ///< its cephx secret, base64; empty: from the keyring that the configuration names
   std::string monitors{};  ///< "host:port,host:port" instead of the configuration's; may be empty
+  /// Never put another client on the block list for a lock of an image: it may be a guest whose watch has lapsed.
+  bool spares_lock_owners = false;
 
   bool operator==(const CephAddress&) const = default;
 };

@@ -31,7 +31,7 @@ void choose_base(RbdSource& source, const DomainDisk& disk, const Manifest* pare
 }  // namespace
 
 CephAddress ceph_address(const Domain& domain, const DomainRbd& rbd) {
-  return {rbd.conf, rbd.user, domain.ceph_key(rbd), rbd.monitors};
+  return {rbd.conf, rbd.user, domain.ceph_key(rbd), rbd.monitors, true};
 }
 
 std::unique_ptr<RbdInstant> plan_rbd(const Domain& domain, const std::vector<DomainDisk>& disks, const Manifest* parent,

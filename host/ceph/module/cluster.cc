@@ -37,7 +37,7 @@ Cluster::Cluster(const CephAddress& address) : cluster_(create(address.user.empt
   configure("rbd_cache", "false");
   // A guest that the cluster has not heard of for half a minute may be alive, and never write again once it is on the
   // block list: for a snapshot, its lock is taken without that.
-  configure("rbd_blocklist_on_break_lock", "false");
+  if (address.spares_lock_owners) configure("rbd_blocklist_on_break_lock", "false");
   configure("log_to_stderr", "false");
   configure("err_to_stderr", "false");
   const std::string where = address.conf.empty()
