@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/ceph/module/rados-queue.hh"
 
+#include "host/ceph/module/answers.hh"
+
 #include <fmt/format.h>
 
 #include <cerrno>
-#include <condition_variable>
-#include <mutex>
+#include <chrono>
 
 namespace stillpoint {
 namespace {
 
 /// An OSD gives at most 1024 by default.
 constexpr std::uint64_t page_entries = 1000;
+constexpr std::chrono::seconds look_again{1};
 
 using WriteOperation = CPtr<void, rados_release_write_op>;
 using ReadOperation = CPtr<void, rados_release_read_op>;
@@ -20,14 +22,6 @@ using EntryIterator = CPtr<void, rados_omap_get_end>;
 class Queue : public RadosQueue {
  public:
   explicit Queue(std::shared_ptr<PoolContext> context) : context_(std::move(context)) {}
-  Queue(const Queue&) = delete;
-  Queue& operator=(const Queue&) = delete;
-  ~Queue() override {
-    std::unique_lock lock(mutex_);
-    answer_.wait(lock, [this] { return answered_.size() == sent_; });
-    for (Request* request : answered_)
-      std::unique_ptr<Request>(request).reset();
-  }
 
   void start_write(const std::string& object, std::span<const std::byte> bytes, std::uint64_t tag) override;
   void start_read(const std::string& object, std::uint64_t offset, std::span<std::byte> buffer,
@@ -36,11 +30,11 @@ class Queue : public RadosQueue {
   void start_page(const std::string& object, const std::string& prefix, const std::string& after,
                   std::uint64_t tag) override;
   Answer next() override;
-  std::size_t in_flight() const override { return sent_; }
+  std::size_t in_flight() const override { return answers_.in_flight(); }
 
  private:
   struct Request {
-    Queue* queue = nullptr;
+    Answers<Request>* answers = nullptr;
     std::uint64_t tag = 0;
     bool is_read = false;
     int result = 0;
@@ -56,43 +50,27 @@ class Queue : public RadosQueue {
   static void answered(rados_completion_t completion, void* request) noexcept;
 
   std::shared_ptr<PoolContext> context_;
-  std::mutex mutex_;
-  std::condition_variable answer_;
-  std::vector<Request*> answered_;
-  std::size_t sent_ = 0;  ///< not yet taken; the one thread's, changed under the lock
+  Answers<Request> answers_;
 };
 
 template <typename Start>
 void Queue::send(std::unique_ptr<Request> request, const std::string& object, Start start) {
-  {
-    const std::lock_guard lock(mutex_);
-    answered_.reserve(sent_ + 1);  // nothing may throw where the answer comes
-    ++sent_;
-  }
-  request->queue = this;
-  rados_completion_t completion = nullptr;
-  int result = rados_aio_create_completion2(request.get(), answered, &completion);
-  if (result >= 0) {
-    result = start(completion);
-    if (result < 0) rados_aio_release(completion);
-  }
-  if (result < 0) {
-    const std::lock_guard lock(mutex_);
-    --sent_;
-    throw CephError(fmt::format("{}: cannot ask for object {}", context_->words(), object), -result);
-  }
-  static_cast<void>(request.release());  // answered() has it now
+  const int result = answers_.send(std::move(request), [&](Request& its) {
+    rados_completion_t completion = nullptr;
+    int started = rados_aio_create_completion2(&its, answered, &completion);
+    if (started < 0) return started;
+    started = start(completion);
+    if (started < 0) rados_aio_release(completion);
+    return started;
+  });
+  if (result < 0) throw CephError(fmt::format("{}: cannot ask for object {}", context_->words(), object), -result);
 }
 
 void Queue::answered(rados_completion_t completion, void* user) noexcept {
   auto* const request = static_cast<Request*>(user);
   request->result = rados_aio_get_return_value(completion);
   rados_aio_release(completion);
-  Queue& queue = *request->queue;
-  const std::lock_guard lock(queue.mutex_);
-  queue.answered_.push_back(request);
-  // Under the lock: who waits may end the queue as soon as he has it.
-  queue.answer_.notify_one();
+  Answers<Request>::put(request);
 }
 
 void Queue::start_write(const std::string& object, std::span<const std::byte> bytes, std::uint64_t tag) {
@@ -146,13 +124,8 @@ void Queue::start_page(const std::string& object, const std::string& prefix, con
 
 RadosQueue::Answer Queue::next() {
   std::unique_ptr<Request> request;
-  {
-    std::unique_lock lock(mutex_);
-    answer_.wait(lock, [this] { return !answered_.empty(); });
-    request.reset(answered_.back());
-    answered_.pop_back();
-    --sent_;
-  }
+  while (request == nullptr)
+    request = answers_.next(look_again);
   Answer answer;
   answer.tag = request->tag;
   if (request->result < 0) {

@@ -43,7 +43,6 @@ void RbdQueue::add(Kind kind, std::byte* bytes, std::uint64_t length, std::uint6
   }
   if (!gathering_) {
     gathering_ = std::make_unique<Request>();
-    gathering_->queue = this;
     gathering_->kind = kind;
     gathering_->offset = offset;
   }
@@ -55,73 +54,54 @@ void RbdQueue::add(Kind kind, std::byte* bytes, std::uint64_t length, std::uint6
 
 void RbdQueue::send() {
   if (!gathering_) return;
-  std::unique_ptr<Request> request = std::move(gathering_);
-  {
-    const std::lock_guard lock(mutex_);
-    answered_.reserve(sent_ + 1);  // nothing may throw where the answer comes
-    ++sent_;
-  }
+  const std::uint64_t offset = gathering_->offset;
+  const std::size_t tags = gathering_->tags.size();
+  const int result = answers_.send(std::move(gathering_), [this](Request& request) { return start(request); });
+  if (result >= 0) return;
+  started_ -= tags;
+  throw CephError(fmt::format("{}: cannot start a request at {}", words_, offset), -result);
+}
+
+int RbdQueue::start(Request& request) {
   rbd_completion_t completion = nullptr;
-  int result = rbd_aio_create_completion(request.get(), answered, &completion);
-  const auto pieces = static_cast<int>(request->pieces.size());
-  if (result >= 0) {
-    switch (request->kind) {
-      case Kind::read:
-        result = rbd_aio_readv(image_, request->pieces.data(), pieces, request->offset, completion);
-        break;
-      case Kind::write:
-        result = rbd_aio_writev(image_, request->pieces.data(), pieces, request->offset, completion);
-        break;
-      case Kind::zero:
-        result = rbd_aio_write_zeroes(image_, request->offset, request->length, completion, 0, 0);
-        break;
-    }
-    if (result < 0) rbd_aio_release(completion);
+  int result = rbd_aio_create_completion(&request, answered, &completion);
+  if (result < 0) return result;
+  const auto pieces = static_cast<int>(request.pieces.size());
+  switch (request.kind) {
+    case Kind::read:
+      result = rbd_aio_readv(image_, request.pieces.data(), pieces, request.offset, completion);
+      break;
+    case Kind::write:
+      result = rbd_aio_writev(image_, request.pieces.data(), pieces, request.offset, completion);
+      break;
+    case Kind::zero:
+      result = rbd_aio_write_zeroes(image_, request.offset, request.length, completion, 0, 0);
+      break;
   }
-  if (result < 0) {
-    const std::lock_guard lock(mutex_);
-    --sent_;
-    started_ -= request->tags.size();
-    throw CephError(fmt::format("{}: cannot start a request at {}", words_, request->offset), -result);
-  }
-  static_cast<void>(request.release());  // answered() has it now
+  if (result < 0) rbd_aio_release(completion);
+  return result;
 }
 
 void RbdQueue::answered(rbd_completion_t completion, void* user) noexcept {
   auto* const request = static_cast<Request*>(user);
   request->result = rbd_aio_get_return_value(completion);
   rbd_aio_release(completion);
-  RbdQueue& queue = *request->queue;
-  const std::lock_guard lock(queue.mutex_);
-  queue.answered_.push_back(request);
-  // Under the lock: who waits may end the queue as soon as he has it.
-  queue.answer_.notify_one();
+  Answers<Request>::put(request);
 }
 
 void RbdQueue::take_answers(std::chrono::milliseconds patience) {
-  std::vector<std::unique_ptr<Request>> taken;
-  {
-    std::unique_lock lock(mutex_);
-    if (answered_.empty() && patience.count() > 0)
-      answer_.wait_for(lock, patience, [this] { return !answered_.empty(); });
-    taken.reserve(answered_.size());
-    for (Request* request : answered_)
-      taken.emplace_back(request);
-    answered_.clear();
-    sent_ -= taken.size();
-  }
   int error = 0;
   std::uint64_t where = 0;
-  for (const auto& request : taken) {
-    started_ -= request->tags.size();
+  for (auto request = answers_.next(patience); request != nullptr;
+       request = answers_.next(std::chrono::milliseconds(0))) {
     const bool is_short = request->kind == Kind::read && request->result >= 0 &&
                           static_cast<std::uint64_t>(request->result) != request->length;
     if (request->result < 0 || is_short) {
       error = is_short ? EIO : static_cast<int>(-request->result);
       where = request->offset;
+      started_ -= request->tags.size();
       continue;
     }
-    started_ += request->tags.size();
     complete_.insert(complete_.end(), request->tags.begin(), request->tags.end());
   }
   if (error != 0) throw CephError(fmt::format("{}: a request at {} failed", words_, where), error);
@@ -142,13 +122,7 @@ std::optional<std::uint64_t> RbdQueue::next(std::chrono::milliseconds patience) 
 
 void RbdQueue::drain() noexcept {
   gathering_.reset();
-  std::unique_lock lock(mutex_);
-  // Each ends within the cluster's limit.
-  answer_.wait(lock, [this] { return answered_.size() == sent_; });
-  for (Request* request : answered_)
-    std::unique_ptr<Request>(request).reset();
-  answered_.clear();
-  sent_ = 0;
+  answers_.drain();
   started_ = 0;
   complete_.clear();
 }

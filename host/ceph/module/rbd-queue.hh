@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "host/ceph/module/answers.hh"
+
 #include <rbd/librbd.h>
 #include <sys/uio.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -26,7 +26,6 @@ class RbdQueue {
   RbdQueue(rbd_image_t image, std::string words, std::uint64_t object_size);
   RbdQueue(const RbdQueue&) = delete;
   RbdQueue& operator=(const RbdQueue&) = delete;
-  ~RbdQueue() { drain(); }
 
   void read(std::span<std::byte> buffer, std::uint64_t offset, std::uint64_t tag);
   void write(std::span<const std::byte> bytes, std::uint64_t offset, std::uint64_t tag);
@@ -39,7 +38,7 @@ class RbdQueue {
  private:
   enum class Kind { read, write, zero };
   struct Request {
-    RbdQueue* queue = nullptr;
+    Answers<Request>* answers = nullptr;
     Kind kind = Kind::read;
     std::uint64_t offset = 0;
     std::uint64_t length = 0;
@@ -50,6 +49,7 @@ class RbdQueue {
 
   void add(Kind kind, std::byte* bytes, std::uint64_t length, std::uint64_t offset, std::uint64_t tag);
   void send();
+  [[nodiscard]] int start(Request& request);
   static void answered(rbd_completion_t completion, void* request) noexcept;
   void take_answers(std::chrono::milliseconds patience);
 
@@ -59,11 +59,7 @@ class RbdQueue {
   std::unique_ptr<Request> gathering_;
   std::size_t started_ = 0;  ///< tags not yet returned
   std::deque<std::uint64_t> complete_;
-
-  std::mutex mutex_;
-  std::condition_variable answer_;
-  std::vector<Request*> answered_;
-  std::size_t sent_ = 0;  ///< requests not yet taken from answered_
+  Answers<Request> answers_;
 };
 
 }  // namespace stillpoint
