@@ -13,6 +13,7 @@
 #include "host/commands/capture-trees.hh"
 #include "host/commands/disk-instant.hh"
 #include "host/commands/grade.hh"
+#include "host/commands/guest-window.hh"
 #include "host/commands/progress.hh"
 #include "host/commands/report-copy.hh"
 #include "host/commands/task-group.hh"
@@ -33,11 +34,8 @@ namespace stillpoint {
 
 namespace {
 
-/// For the agent to notice its port and answer: a guest under load, or an emulated one, needs seconds.
-constexpr std::chrono::seconds agent_answer_limit{10};
 /// For discovery, sessions and checkpoints of every database.
 constexpr std::chrono::seconds prepare_limit{60};
-constexpr std::chrono::seconds report_limit{20};
 /// For what an earlier backup has left to thaw the guest.
 constexpr std::chrono::seconds guard_limit{45};
 /// For another node's freeze window to end. What the agent has prepared is not yet out of date then.
@@ -103,33 +101,6 @@ std::vector<DomainDisk> choose_disks(Run& run, const Domain& domain) {
   return chosen;
 }
 
-std::unique_ptr<AgentClient> meet_agent(Run& run, const Domain& domain) {
-  run.evidence.guest_agent_fault = domain.guest_agent_fault();
-  if (!run.evidence.guest_agent_fault.empty()) {
-    run.evidence.agent_fault = "qemu-ga does not answer";
-    return nullptr;
-  }
-  try {
-    return std::make_unique<AgentClient>(domain, Deadline(agent_answer_limit));
-  } catch (const Unreachable& e) {
-    run.evidence.agent_fault = e.what();
-    return nullptr;
-  }
-}
-
-/// Calls it; returns what went wrong in the guest, or on the way to it.
-template <typename Call>
-std::string fault_in(const Call& call) {
-  try {
-    call();
-    return {};
-  } catch (const QuiesceError& e) {
-    return e.what();
-  } catch (const Unreachable& e) {
-    return e.what();
-  }
-}
-
 void prepare(Run& run, std::unique_ptr<AgentClient>& agent) {
   if (!agent) return;
   run.evidence.agent_fault = fault_in([&] {
@@ -138,10 +109,8 @@ void prepare(Run& run, std::unique_ptr<AgentClient>& agent) {
     run.clusters = prepared.clusters;
     for (const std::string& warning : prepared.warnings)
       run.manifest.warnings.push_back("agent: " + warning);
-    for (const PreparedDatabase& database : prepared.databases)
-      if (!database.ready)
-        run.manifest.warnings.push_back(fmt::format("{} {} {} is not ready: {}", database.engine, database.instance,
-                                                    database.database, database.reason));
+    for (const std::string& database : unready_databases(prepared))
+      run.manifest.warnings.push_back(database);
   });
   if (!run.evidence.agent_fault.empty()) agent.reset();
 }
@@ -200,24 +169,7 @@ void take_instant(Run& run, const Domain& domain, DiskInstant& disks, Grade requ
   if (run.evidence.status_fault.empty()) run.evidence.status_fault = frozen->why_not_frozen();
   pause_for_test("thaw");
   frozen->thaw();
-  window.total = frozen->window();
-  window.freeze = frozen->freeze_took();
-  window.thaw = frozen->thaw_took();
-  window.frozen = run.evidence.frozen = frozen->frozen();
-  window.thawed = run.evidence.thawed = frozen->thawed();
-}
-
-void fetch_report(Run& run, AgentClient* agent) {
-  if (agent == nullptr) return;
-  run.evidence.report_fault =
-      fault_in([&] { run.evidence.report = agent->report(run.manifest.id, Deadline(report_limit)); });
-  if (!run.evidence.report) return;
-  const Report& report = *run.evidence.report;
-  for (const SiteHookReport& hook : report.site_hooks)
-    run.manifest.window.hooks += hook.took;
-  run.manifest.window.barrier =
-      std::max(report.barrier_at - report.barrier_begun_at, std::chrono::microseconds::zero());
-  run.manifest.report = report;
+  record_window(*frozen, window, run.evidence);
 }
 
 /// What the agent says was written before the instant must lie in the block snapshot.
@@ -318,7 +270,7 @@ void back_up_running(Run& run, const Domain& domain) {
     log_warning("a process of an earlier backup still tries to thaw {}", domain.name());
   DiskInstant disks({domain, choose_disks(run, domain), run.repository, run.parent ? &*run.parent : nullptr,
                      run.request.full, manifest.id, true, run.request.scratch});
-  auto agent = meet_agent(run, domain);
+  auto agent = meet_agent(domain, run.evidence);
   disks.plan();
   const std::vector<GuestFileSystem> mounted =
       run.evidence.guest_agent_fault.empty() ? domain.guest_file_systems() : std::vector<GuestFileSystem>();
@@ -341,7 +293,8 @@ void back_up_running(Run& run, const Domain& domain) {
   disks.check();  // of a guest that was shut off meanwhile a grade would tell nothing
   warn_of_several_instants(run, disks);
   const std::vector<DiskSource> sources = disks.sources();
-  fetch_report(run, agent.get());
+  if (agent) fetch_report(*agent, manifest.id, manifest.window, run.evidence);
+  manifest.report = run.evidence.report;
   clusters.clear();
   look_for_report(run, sources, mounted);
   grade(run, required);

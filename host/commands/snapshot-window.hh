@@ -40,7 +40,6 @@ class SnapshotWindow {
   [[nodiscard]] WindowWorth end();
 
  private:
-  void meet_agent();
   void prepare(std::chrono::milliseconds freeze_limit);
   void require(Grade least) const;
 
