@@ -12,7 +12,10 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
+#include <stdexcept>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -108,7 +111,6 @@ RbdInstant::RbdInstant(const std::vector<RbdSource>& sources, const std::string&
     disk->source.address.key.clear();
   for (const auto& cluster : clusters_)
     cluster->address.key.clear();
-  make_groups();
 }
 
 RbdInstant::~RbdInstant() {
@@ -144,9 +146,12 @@ void RbdInstant::check_base(Disk& disk) const {
 /// What a run that was killed has left: there is no other of this domain beside ours.
 void RbdInstant::remove_stale_groups() {
   const std::string ours = prefix_ + domain_ + ".";
-  for (const auto& disk : disks_)
+  std::set<std::tuple<const Cluster*, std::string, std::string>> seen;
+  for (const auto& disk : disks_) {
+    if (!seen.emplace(&disk->cluster, disk->source.place.pool, disk->source.place.name_space).second) continue;
     for (const std::string& group : disk->pool->groups())
       if (group.starts_with(ours)) disk->pool->remove_group(group);
+  }
   for (const auto& disk : disks_)
     if (disk->facts.group.starts_with(ours)) disk->facts = disk->image->facts();
 }
@@ -207,16 +212,14 @@ bool RbdInstant::is_atomic() const noexcept {
 /// What was written between base and instant may be discarded until the next still point, and a comparison with the
 /// base would not tell: it is neither here nor there.
 void RbdInstant::learn_between(Disk& disk) const {
-  const std::uint64_t object_size = std::uint64_t{1} << disk.facts.layout.order;
   disk.image->look_at(disk.instant);
   std::vector<RbdBase::Range> ranges;
   for (const RbdChange& change : disk.image->changed(snapshot_, 0, disk.image->size(), true)) {
-    const std::uint64_t end = (change.offset + change.length + object_size - 1) / object_size * object_size;
-    const std::uint64_t begin = change.offset / object_size * object_size;
-    if (!ranges.empty() && begin <= ranges.back().offset + ranges.back().length)
+    const std::uint64_t end = change.offset + change.length;
+    if (!ranges.empty() && change.offset <= ranges.back().offset + ranges.back().length)
       ranges.back().length = std::max(ranges.back().length, end - ranges.back().offset);
     else
-      ranges.push_back({begin, end - begin});
+      ranges.push_back({change.offset, change.length});
   }
   disk.image->look_at(0);
   // A guest that wrote all over the disk in a moment: the ranges between are read once more, too.
@@ -268,10 +271,6 @@ const RbdInstant::Disk& RbdInstant::disk(const std::string& target) const {
       std::find_if(disks_.begin(), disks_.end(), [&](const auto& disk) { return disk->source.target == target; });
   if (found == disks_.end()) throw std::logic_error("no RBD disk " + target);
   return **found;
-}
-
-bool RbdInstant::has(const std::string& target) const noexcept {
-  return std::any_of(disks_.begin(), disks_.end(), [&](const auto& disk) { return disk->source.target == target; });
 }
 
 const std::string& RbdInstant::full_reason(const std::string& target) const {

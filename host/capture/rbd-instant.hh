@@ -39,6 +39,8 @@ class RbdInstant {
   RbdInstant& operator=(const RbdInstant&) = delete;
   ~RbdInstant();
 
+  /// Makes what several images need for one instant, and removes what a run that was killed has left of that.
+  void make_groups();
   /// Takes the bases of several images, as late as possible before the freeze window. Throws CaptureError when it takes
   /// longer than `limit`.
   void prepare(std::chrono::milliseconds limit);
@@ -53,7 +55,6 @@ class RbdInstant {
   /// Whether all its images have one instant even when nobody was frozen.
   [[nodiscard]] bool is_atomic() const noexcept;
 
-  [[nodiscard]] bool has(const std::string& target) const noexcept;
   /// Why it is read in full; empty when it is not.
   [[nodiscard]] const std::string& full_reason(const std::string& target) const;
   /// What the next still point starts from.
@@ -73,7 +74,6 @@ class RbdInstant {
   [[nodiscard]] const Disk& disk(const std::string& target) const;
   void check_base(Disk& disk) const;
   void remove_stale_groups();
-  void make_groups();
   void learn_between(Disk& disk) const;
   void undo() noexcept;
 

@@ -5,14 +5,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <string>
 
 namespace stillpoint {
 
 const DiskRecord& choose_disk(const Manifest& manifest, std::string_view target) {
-  const auto it = std::ranges::find(manifest.disks, target, &DiskRecord::target);
-  if (it != manifest.disks.end()) return *it;
+  if (const DiskRecord* const found = disk_record(manifest, target)) return *found;
   if (target.empty() && manifest.disks.size() == 1) return manifest.disks.front();
   std::string there;
   for (const DiskRecord& disk : manifest.disks)

@@ -18,12 +18,6 @@ namespace {
 /// The guest is frozen meanwhile: longer than this is a failure, shorter than its own deadline.
 constexpr std::chrono::seconds snapshot_limit{15};
 
-const DiskRecord* record_in(const Manifest* manifest, const std::string& target) {
-  if (manifest == nullptr) return nullptr;
-  const auto it = std::ranges::find(manifest->disks, target, &DiskRecord::target);
-  return it == manifest->disks.end() ? nullptr : &*it;
-}
-
 const BackupDisk& planned(const BackupJob& job, const std::string& target) {
   return *std::ranges::find(job.plan().disks, target, &BackupDisk::target);
 }
@@ -41,9 +35,7 @@ DiskInstant::DiskInstant(DiskInstantRequest request)
   domain_lock_ = request_.repository.lock_domain(request_.domain.uuid());
   rbd_soon_ = std::async(std::launch::async, [this, in_ceph = std::move(in_ceph)] {
     return plan_rbd(request_.domain, in_ceph, request_.parent, request_.full, prefix_, request_.id,
-                    [this](const DiskRecord& record) {
-                      return request_.repository.is_whole(record.map) ? EarlierMap::whole : EarlierMap::damaged;
-                    });
+                    [this](const DiskMap& map) { return request_.repository.is_whole(map); });
   });
 }
 
@@ -59,14 +51,13 @@ void DiskInstant::plan_job() {
   std::vector<std::string> damaged;  ///< read in full, so that what was lost of them is stored again
   for (const DomainDisk& disk : job_disks_) {
     // Of the same target, but not of another image there: its bitmap may have the same name.
-    const DiskRecord* earlier = record_in(parent, disk.target);
+    const DiskRecord* const earlier = parent == nullptr ? nullptr : disk_record(*parent, disk.target);
     if (earlier == nullptr || earlier->source != disk.source) continue;
     (request_.repository.is_whole(earlier->map) ? known : damaged).push_back(disk.target);
   }
   BackupPlan plan = plan_backup(request_.domain, prefix_ + request_.id, base, known);
   for (BackupDisk& disk : plan.disks)
-    if (std::ranges::count(damaged, disk.target) != 0)
-      disk.full_reason = "some of what the previous still point holds of it is damaged";
+    if (std::ranges::count(damaged, disk.target) != 0) disk.full_reason = earlier_is_damaged;
   std::erase_if(plan.disks, [&](const BackupDisk& d) {
     return std::ranges::find(job_disks_, d.target, &DomainDisk::target) == job_disks_.end();
   });
@@ -116,12 +107,18 @@ bool DiskInstant::is_atomic() const noexcept {
   return !rbd_ || (job_disks_.empty() && rbd_->is_atomic());
 }
 
+/// What an incremental is built on.
+std::optional<DiskMap> DiskInstant::base_of(const DomainDisk& disk, const std::string& full_reason) const {
+  if (request_.parent == nullptr || !full_reason.empty()) return std::nullopt;
+  const DiskRecord* const earlier = disk_record(*request_.parent, disk.target);
+  return earlier == nullptr ? std::nullopt : std::optional(earlier->map);
+}
+
 DiskSource DiskInstant::source_by_job(const DomainDisk& disk) {
   const BackupDisk& part = planned(*job_, disk.target);
-  const DiskRecord* earlier = record_in(request_.parent, disk.target);
   const bool incremental = part.full_reason.empty();
-  DiskSource source{disk.target, disk.source, disk.format, part.full_reason, std::nullopt, {}, std::nullopt};
-  if (incremental && earlier != nullptr) source.base = earlier->map;
+  DiskSource source{disk.target, disk.source, disk.format, part.full_reason, base_of(disk, part.full_reason),
+                    {},          std::nullopt};
   source.open = [&job = *job_, target = disk.target, incremental] {
     const BackupJob::Export from = job.export_of(target);
     return std::make_unique<NbdDisk>(from.socket, from.name, incremental ? from.dirty_bitmap : std::string());
@@ -130,17 +127,14 @@ DiskSource DiskInstant::source_by_job(const DomainDisk& disk) {
 }
 
 DiskSource DiskInstant::source_by_rbd(const DomainDisk& disk) const {
-  const DiskRecord* earlier = record_in(request_.parent, disk.target);
-  DiskSource source{disk.target,
-                    disk.source,
-                    disk.format,
-                    rbd_->full_reason(disk.target),
-                    std::nullopt,
-                    {},
-                    rbd_->next_base(disk.target)};
-  if (source.full_reason.empty() && earlier != nullptr) source.base = earlier->map;
-  source.open = [&rbd = *rbd_, target = disk.target] { return rbd.open(target); };
-  return source;
+  const std::string& full_reason = rbd_->full_reason(disk.target);
+  return {disk.target,
+          disk.source,
+          disk.format,
+          full_reason,
+          base_of(disk, full_reason),
+          [&rbd = *rbd_, target = disk.target] { return rbd.open(target); },
+          rbd_->next_base(disk.target)};
 }
 
 std::vector<DiskSource> DiskInstant::sources() {

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <future>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,7 @@ class DiskInstant {
 
  private:
   void plan_job();
+  [[nodiscard]] std::optional<DiskMap> base_of(const DomainDisk& disk, const std::string& full_reason) const;
   [[nodiscard]] DiskSource source_by_job(const DomainDisk& disk);
   [[nodiscard]] DiskSource source_by_rbd(const DomainDisk& disk) const;
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/commands/rbd-disks.hh"
 
-#include <algorithm>
 #include <utility>
 
 namespace stillpoint {
@@ -9,19 +8,15 @@ namespace {
 
 /// Fills in what the disk's changes are told by, or why they are not.
 void choose_base(RbdSource& source, const DomainDisk& disk, const Manifest* parent,
-                 const std::function<EarlierMap(const DiskRecord&)>& look) {
-  const DiskRecord* earlier = nullptr;
-  if (parent != nullptr) {
-    const auto found = std::ranges::find(parent->disks, disk.target, &DiskRecord::target);
-    if (found != parent->disks.end()) earlier = &*found;
-  }
+                 const std::function<bool(const DiskMap&)>& is_whole) {
+  const DiskRecord* const earlier = parent == nullptr ? nullptr : disk_record(*parent, disk.target);
   if (earlier == nullptr) {
     source.full_reason = parent == nullptr ? "no earlier still point in this repository"
                                            : "the previous still point does not hold this disk";
   } else if (!earlier->rbd) {
     source.full_reason = "the previous still point left no RBD snapshot of it";
-  } else if (look(*earlier) != EarlierMap::whole) {
-    source.full_reason = "some of what the previous still point holds of it is damaged";
+  } else if (!is_whole(earlier->map)) {
+    source.full_reason = earlier_is_damaged;
   } else {
     source.base = earlier->rbd;
     source.base_size = earlier->map.size;
@@ -36,7 +31,7 @@ CephAddress ceph_address(const Domain& domain, const DomainRbd& rbd) {
 
 std::unique_ptr<RbdInstant> plan_rbd(const Domain& domain, const std::vector<DomainDisk>& disks, const Manifest* parent,
                                      bool full, const std::string& prefix, const std::string& id,
-                                     const std::function<EarlierMap(const DiskRecord&)>& look) {
+                                     const std::function<bool(const DiskMap&)>& is_whole) {
   std::vector<RbdSource> sources;
   for (const DomainDisk& disk : disks) {
     if (!disk.rbd) continue;
@@ -49,11 +44,13 @@ std::unique_ptr<RbdInstant> plan_rbd(const Domain& domain, const std::vector<Dom
     if (full)
       source.full_reason = "asked for";
     else
-      choose_base(source, disk, parent, look);
+      choose_base(source, disk, parent, is_whole);
     sources.push_back(std::move(source));
   }
   if (sources.empty()) return nullptr;
-  return std::make_unique<RbdInstant>(sources, prefix, domain.uuid(), id);
+  auto instant = std::make_unique<RbdInstant>(sources, prefix, domain.uuid(), id);
+  instant->make_groups();
+  return instant;
 }
 
 }  // namespace stillpoint

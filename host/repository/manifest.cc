@@ -282,6 +282,11 @@ Grade parse_grade(std::string_view text) {
   throw UsageError(fmt::format("'{}' is none of application, filesystem, crash", text));
 }
 
+const DiskRecord* disk_record(const Manifest& manifest, std::string_view target) {
+  const auto found = std::ranges::find(manifest.disks, target, &DiskRecord::target);
+  return found == manifest.disks.end() ? nullptr : &*found;
+}
+
 Json to_json(const Manifest& manifest) {
   Json json{{"format", format_version},
             {"id", manifest.id},

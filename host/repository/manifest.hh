@@ -128,6 +128,9 @@ struct Manifest {
   std::vector<std::string> warnings;
 };
 
+/// The record of the disk "vda"; null when there is none.
+[[nodiscard]] const DiskRecord* disk_record(const Manifest& manifest, std::string_view target);
+
 /// The document as docs/repository-format.md describes it.
 [[nodiscard]] Json to_json(const Manifest& manifest);
 /// Validates every field and bound: the repository may be damaged. Throws Corruption.

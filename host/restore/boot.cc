@@ -152,8 +152,7 @@ void clear(const BootRequest& request, const Manifest* manifest = nullptr) noexc
     for (const fs::directory_entry& entry : fs::directory_iterator(request.directory)) {
       const fs::path extension = entry.path().extension();
       const std::string target = entry.path().stem().native();
-      const bool is_ours = manifest == nullptr ||
-                           std::ranges::find(manifest->disks, target, &DiskRecord::target) != manifest->disks.end();
+      const bool is_ours = manifest == nullptr || disk_record(*manifest, target) != nullptr;
       if (extension == ".pid") end_server(entry.path());
       if (is_ours && (extension == ".pid" || extension == ".sock" || extension == ".qcow2"))
         ours.push_back(entry.path());

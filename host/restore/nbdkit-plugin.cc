@@ -48,8 +48,8 @@ struct Served {
           throw ConfigError("the repository is encrypted, and no key is given: use key-file= or passphrase=");
         }) {
     const Manifest manifest = repository.load(settings.name);
-    const auto found = std::ranges::find(manifest.disks, settings.disk, &DiskRecord::target);
-    if (found == manifest.disks.end()) throw NotFound(manifest.name + " has no disk '" + settings.disk + "'");
+    const DiskRecord* const found = disk_record(manifest, settings.disk);
+    if (found == nullptr) throw NotFound(manifest.name + " has no disk '" + settings.disk + "'");
     whole = repository.open_disk(found->map);
     disk = std::make_unique<AheadReader>(repository.open_disk(found->map), crew, repository.chunk_bytes(), cache_bytes);
   }

@@ -271,7 +271,7 @@ std::string shared_fate(const DiskRecord& disk, const std::string& fsid, const s
   const std::string theirs = disk.source.substr(prefix.size(), disk.source.find('/') - prefix.size());
   if (theirs != pool) return {};
   return fmt::format("disk {} itself lies in pool {}{}: what destroys one destroys both", disk.target, pool,
-                     disk.rbd ? fmt::format(" of cluster {}", fsid) : std::string(), pool);
+                     disk.rbd ? fmt::format(" of cluster {}", fsid) : std::string());
 }
 
 }  // namespace stillpoint
