@@ -20,6 +20,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.ceph import Ceph, skip_unless_installed  # noqa: E402
+from support.companion import first_document  # noqa: E402
 from support.scratch import free_port, run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
 
 PROGRAM = TESTS = None
@@ -114,12 +115,8 @@ class Healthy(Rados):
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={"PATH": os.environ["PATH"]},
         ) as server:
             try:
-                text = ""
-                while not text.endswith("}\n"):
-                    line = server.stdout.readline()
-                    self.assertTrue(line, "it did not begin to serve")
-                    text += line
-                run(["qemu-img", "compare", "-f", "raw", "-F", "raw", images["web2"], json.loads(text)["uri"]], TIME_LIMIT)
+                uri = first_document(server.stdout)["uri"]
+                run(["qemu-img", "compare", "-f", "raw", "-F", "raw", images["web2"], uri], TIME_LIMIT)
             finally:
                 server.send_signal(signal.SIGINT)
                 server.wait(30)

@@ -16,9 +16,9 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.ceph import Ceph, skip_unless_installed  # noqa: E402
-from support.scratch import run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
+from support.companion import Calls  # noqa: E402
+from support.scratch import scratch_directory, unwind_on_signals, wait_until  # noqa: E402
 
-PROGRAM = None
 MIB = 1 << 20
 SIZE = 48 * MIB
 CEPH = None
@@ -46,7 +46,7 @@ def digest(path):
         return hashlib.sha256(file.read()).hexdigest()
 
 
-class Restore(unittest.TestCase):
+class Restore(Calls):
     """Into the pools of one cluster, from still points of image files."""
 
     @classmethod
@@ -63,24 +63,8 @@ class Restore(unittest.TestCase):
         cls.name = json.loads(cls.good("backup", "web", *disks, "--no-trees", "--json"))["name"]
 
     @classmethod
-    def call(cls, *arguments):
-        return run([PROGRAM, *arguments], 120, check=False, env=cls.environment())
-
-    @classmethod
     def environment(cls):
         return {**CEPH.environment, "STILLPOINT_REPOSITORY": str(ROOT / "repository"), "LC_ALL": "C.UTF-8"}
-
-    @classmethod
-    def good(cls, *arguments):
-        done = cls.call(*arguments)
-        if done.returncode != 0:
-            raise AssertionError(f"{arguments}: {done}")
-        return done.stdout
-
-    def fails(self, code, *arguments, says):
-        done = self.call(*arguments)
-        self.assertEqual(done.returncode, code, done)
-        self.assertIn(says, done.stderr)
 
     def restore(self, *arguments):
         return json.loads(self.good("restore", self.name, "--json", *arguments))
@@ -166,7 +150,7 @@ class Restore(unittest.TestCase):
 
     def test_stopped(self):
         """Nothing is left of an image that was not completed."""
-        command = [PROGRAM, "restore", self.name, "--to-rbd", "rbd", "--name", "half", "--limit", "1M"]
+        command = [self.program, "restore", self.name, "--to-rbd", "rbd", "--name", "half", "--limit", "1M"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, env=self.environment(), text=True) as running:
             wait_until(lambda: any(name.startswith("half-vdb") for name in self.ls()), 30, "an image that is being written")
             running.send_signal(signal.SIGTERM)
@@ -191,8 +175,8 @@ class Restore(unittest.TestCase):
 
 
 def main():
-    global PROGRAM, CEPH, ROOT
-    PROGRAM = sys.argv.pop(1)
+    global CEPH, ROOT
+    Restore.program = sys.argv.pop(1)
     skip_unless_installed()
     unwind_on_signals()
     with scratch_directory() as ROOT, Ceph(ROOT / "ceph", pools=("rbd", "data")) as CEPH:

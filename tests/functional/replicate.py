@@ -17,10 +17,10 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.ceph import Ceph, skip_unless_installed  # noqa: E402
+from support.companion import Calls  # noqa: E402
 from support.documents import reseal  # noqa: E402
 from support.scratch import run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
 
-PROGRAM = None
 ROOT = None
 NEAR = None
 FAR = None
@@ -71,7 +71,7 @@ def in_use(image):
             holder.wait(30)
 
 
-class Replicate(unittest.TestCase):
+class Replicate(Calls):
     """Four still points of one image; each test has replicas of its own."""
 
     @classmethod
@@ -106,23 +106,6 @@ class Replicate(unittest.TestCase):
     def environment(cls, **more):
         return {**os.environ, "CEPH_CONF": str(NEAR.conf), "STILLPOINT_REPOSITORY": str(ROOT / "repository"), "LC_ALL": "C.UTF-8", **more}
 
-    @classmethod
-    def call(cls, *arguments):
-        return run([PROGRAM, *arguments], 120, check=False, env=cls.environment())
-
-    @classmethod
-    def good(cls, *arguments):
-        done = cls.call(*arguments)
-        if done.returncode != 0:
-            raise AssertionError(f"{arguments}: {done}")
-        return done.stdout
-
-    def fails(self, code, *arguments, says):
-        done = self.call(*arguments)
-        self.assertEqual(done.returncode, code, done)
-        self.assertIn(says, done.stderr)
-        return done
-
     def replicate(self, number, image, *arguments, code=0):
         """Into the other cluster; returns what is said of the disk."""
         done = self.call("replicate", self.points[number][0], f"rbd:copies@{FAR.conf}", "--name", image, "--json", *arguments)
@@ -149,7 +132,7 @@ class Replicate(unittest.TestCase):
         pauses = ROOT / f"pauses-{image}-{state}-{number}"
         pauses.mkdir()
         (pauses / state).touch()
-        command = [PROGRAM, "replicate", self.points[number][0], f"rbd:copies@{FAR.conf}", "--name", image]
+        command = [self.program, "replicate", self.points[number][0], f"rbd:copies@{FAR.conf}", "--name", image]
         with subprocess.Popen(command, stderr=subprocess.PIPE, env=self.environment(STILLPOINT_TEST_PAUSE=str(pauses))) as running:
             try:
                 wait_until((pauses / f"{state}.reached").exists, 60, state, interval=0.02)
@@ -332,8 +315,8 @@ class Replicate(unittest.TestCase):
 
 
 def main():
-    global PROGRAM, NEAR, FAR, ROOT
-    PROGRAM = sys.argv.pop(1)
+    global NEAR, FAR, ROOT
+    Replicate.program = sys.argv.pop(1)
     skip_unless_installed()
     unwind_on_signals()
     with scratch_directory() as ROOT, Ceph(ROOT / "near", pools=("copies",)) as NEAR, Ceph(ROOT / "far", pools=("copies",)) as FAR:

@@ -16,6 +16,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.companion import first_document  # noqa: E402
 from support.scratch import free_port, run, scratch_directory, unwind_on_signals  # noqa: E402
 
 PROGRAM = PLUGIN = None
@@ -53,12 +54,7 @@ class Serve(unittest.TestCase):
             env={"PATH": os.environ["PATH"], **(env or {})}, cwd=self.scratch,
         ) as server:
             try:
-                text = ""
-                while not text.endswith("}\n"):
-                    line = server.stdout.readline()
-                    self.assertTrue(line, "it did not begin to serve")
-                    text += line
-                yield json.loads(text)["uri"]
+                yield first_document(server.stdout)["uri"]
             finally:
                 server.send_signal(signal.SIGINT)
                 ended = server.wait(30)

@@ -13,9 +13,9 @@ import tempfile
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from support.companion import Calls  # noqa: E402
 from support.scratch import SKIPPED, Failure, run  # noqa: E402
 
-PROGRAM = os.path.abspath(sys.argv[1])
 MIB = 1 << 20
 EXTENT = 4 * MIB
 
@@ -73,7 +73,9 @@ def make_source(root, word):
     os.setxattr(root / "etc/name", "user.word", word.encode())
 
 
-class Volumes(unittest.TestCase):
+class Volumes(Calls):
+    program = os.path.abspath(sys.argv[1])
+
     @classmethod
     def setUpClass(cls):
         cls.scratch = tempfile.TemporaryDirectory(prefix="stillpoint-volumes-")
@@ -147,23 +149,9 @@ class Volumes(unittest.TestCase):
         return [word for name in names for word in ("--disk-image", f"{name}={cls.dir / name}")]
 
     @classmethod
-    def call(cls, *arguments):
-        return run([PROGRAM, *arguments], 120, check=False,
-                   env={**os.environ, "STILLPOINT_REPOSITORY": str(cls.dir / "repository"),
-                        # Without an appliance: that has a test of its own.
-                        "LIBGUESTFS_PATH": "/nonexistent"})
-
-    @classmethod
-    def good(cls, *arguments):
-        done = cls.call(*arguments)
-        if done.returncode != 0:
-            raise AssertionError(f"{arguments}: {done}")
-        return done.stdout
-
-    def fails(self, code, *arguments, says):
-        done = self.call(*arguments)
-        self.assertEqual(done.returncode, code, done)
-        self.assertIn(says, done.stderr)
+    def environment(cls):
+        # Without an appliance: that has a test of its own.
+        return {**os.environ, "STILLPOINT_REPOSITORY": str(cls.dir / "repository"), "LIBGUESTFS_PATH": "/nonexistent"}
 
     def assert_same(self, source, tree):
         # mke2fs writes whole seconds.

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import subprocess
+import unittest
 
 from .scratch import SOURCE, Failure, run
 
@@ -49,3 +50,42 @@ class Companion:
     def dump(self, name, dump):
         """The bytes of one dump."""
         return self.run("dump", name, dump, text=False, stderr=subprocess.PIPE).stdout
+
+
+def first_document(stream):
+    """The document that a verb prints with --json before it goes on working."""
+    text = ""
+    while not text.endswith("}\n"):
+        line = stream.readline()
+        if not line:
+            raise Failure(f"it ended before its document was complete: {text}")
+        text += line
+    return json.loads(text)
+
+
+class Calls(unittest.TestCase):
+    """Calls of the program by the words of its command line, in an environment that a test gives."""
+
+    program = None
+
+    @classmethod
+    def environment(cls):
+        return dict(os.environ)
+
+    @classmethod
+    def call(cls, *arguments):
+        return run([cls.program, *arguments], 120, check=False, env=cls.environment())
+
+    @classmethod
+    def good(cls, *arguments):
+        """What it prints."""
+        done = cls.call(*arguments)
+        if done.returncode != 0:
+            raise AssertionError(f"{arguments}: {done}")
+        return done.stdout
+
+    def fails(self, code, *arguments, says):
+        done = self.call(*arguments)
+        self.assertEqual(done.returncode, code, done)
+        self.assertIn(says, done.stderr)
+        return done

@@ -23,6 +23,14 @@ class WithGuest(unittest.TestCase):
     guest = None
     companion = None  # with a repository of its own, where it was asked for
 
+    @classmethod
+    def begin_anew(cls, repository):
+        """A companion with an empty repository of that name, which starts from no checkpoint."""
+        for checkpoint in cls.libvirtd.virsh("checkpoint-list", "--name", cls.guest.name).stdout.split():
+            cls.libvirtd.virsh("checkpoint-delete", cls.guest.name, checkpoint)
+        cls.companion = Companion(built_companion(), cls.libvirtd.uri, cls.scratch / repository)
+        cls.companion.init()
+
 
 def run_with_guest(prepare=lambda suite: None, companion=True, channel=False, failfast=True):
     """Boots web1, calls `prepare` with the class that holds everything, runs the program's tests, and ends it."""

@@ -12,7 +12,6 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.ceph import Ceph
-from support.companion import Companion, built_companion
 from support.guest import Guest
 from support.load import counts, start_load, stop_load
 from support.proof import prove_databases
@@ -35,10 +34,7 @@ class OnCeph(WithGuest):
 
     @classmethod
     def setUpClass(cls):
-        for checkpoint in cls.libvirtd.virsh("checkpoint-list", "--name", cls.guest.name).stdout.split():
-            cls.libvirtd.virsh("checkpoint-delete", cls.guest.name, checkpoint)
-        cls.companion = Companion(built_companion(), cls.libvirtd.uri, cls.scratch / "on-ceph")
-        cls.companion.init()
+        cls.begin_anew("on-ceph")
         cls.ceph = cls.enterClassContext(Ceph(cls.scratch / "first-cluster"))
         cls.other = cls.enterClassContext(Ceph(cls.scratch / "other-cluster"))
         for target in ON_CEPH:

@@ -8,7 +8,6 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from support.companion import Companion, built_companion
 from support.guest import Guest
 from support.load import counts, start_load
 from support.proof import Row, prove_databases, prove_trees, restore_disks
@@ -34,10 +33,7 @@ class StillPoint(WithGuest):
 
     @classmethod
     def setUpClass(cls):
-        for checkpoint in cls.libvirtd.virsh("checkpoint-list", "--name", cls.guest.name).stdout.split():
-            cls.libvirtd.virsh("checkpoint-delete", cls.guest.name, checkpoint)
-        cls.companion = Companion(built_companion(), cls.libvirtd.uri, cls.scratch / "still-points")
-        cls.companion.init()
+        cls.begin_anew("still-points")
         start_load(cls.guest)
 
     def backup(self, *arguments):
