@@ -62,6 +62,8 @@ osd class default list = *
 osd op num shards = 2
 osd fast shutdown = false
 osd heartbeat grace = 20
+# A PG of one OSD whose lease ran out while the OSD was stopped may never serve again: nobody's answer ends that state.
+osd pool default read lease ratio = 50
 [client]
 log file = {root}/log/client.log
 admin socket =

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.ceph import Ceph
@@ -103,7 +102,6 @@ class OnCeph(WithGuest):
                 with self.subTest(row.what):
                     self.assertTrue(row.good, f"{row.what}: {row.found}\n{row.detail}")
 
-    @unittest.skipUnless(__name__ == "__main__", "by hand: docs/faults.md")
     def test_4_a_cluster_that_stands_still_in_the_window(self):
         """The guest is thawed, nothing is listed, and its writers go on when the cluster does."""
         listed = self.companion.json("list")
