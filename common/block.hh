@@ -91,7 +91,7 @@ class ChunkSink {
 
   /// How many buffers one reader may hold at once, at least 1. A reader never calls acquire() while it holds that many,
   /// so that acquire() only ever waits for the sink's own workers.
-  [[nodiscard]] virtual std::size_t buffers_per_reader() const { return 16; }
+  [[nodiscard]] virtual std::size_t buffers_per_reader() const { return 64; }
 
   /// Waits for a free buffer for chunk `number`, as long as that chunk is: running out of buffers is the back-pressure.
   /// Throws what stopped the engine. Numbers ascend over all calls of acquire() and submit_zero().

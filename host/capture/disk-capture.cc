@@ -13,8 +13,6 @@
 namespace stillpoint {
 namespace {
 
-/// More requests in flight than this gain nothing, and crowd the storage that the guest uses too.
-constexpr std::size_t most_chunks_in_flight = 32;
 constexpr std::chrono::milliseconds stop_check{200};
 constexpr std::chrono::milliseconds look_ahead_limit{500};
 
@@ -25,7 +23,7 @@ class Reading {
         sink_(sink),
         progress_(progress),
         stop_(stop),
-        slots_(std::clamp<std::size_t>(sink.buffers_per_reader(), 1, most_chunks_in_flight)) {
+        slots_(std::max<std::size_t>(std::min(sink.buffers_per_reader(), disk.chunks_in_flight()), 1)) {
     for (std::size_t i = 0; i < slots_.size(); ++i)
       free_.push_back(i);
   }

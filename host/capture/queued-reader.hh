@@ -23,6 +23,10 @@ class QueuedReader : public BlockReader {
   /// read failed or the source no longer answers.
   [[nodiscard]] virtual std::optional<std::uint64_t> next_read(std::chrono::milliseconds patience) = 0;
 
+  /// How many chunks are worth being read at once: what more would gain nothing, and crowd the storage that the guest
+  /// uses too.
+  [[nodiscard]] virtual std::size_t chunks_in_flight() const { return 16; }
+
   /// Reads started and not yet returned by next_read().
   [[nodiscard]] virtual std::size_t reads_in_flight() const = 0;
 
