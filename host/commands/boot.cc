@@ -82,9 +82,11 @@ ExitCode resume(const BootOptions& options, const Invocation& invocation) {
         fmt::format("the disks of {} are clones: there are no images to move it to", printable(request.name)),
         "rbd flatten makes them independent of the replica");
   if (!options.commit.empty()) {
+    const std::filesystem::path images = std::filesystem::absolute(options.commit);
+    end_interrupted_commit(booted, manifest, request, images);
     Manifest unmoved = manifest;
     unmoved.disks = unmoved_disks(booted, manifest, request);
-    check_commit(unmoved, request, std::filesystem::absolute(options.commit));
+    check_commit(unmoved, request, images);
   }
   const Domain domain = resume_booted(libvirt, manifest, access, request, invocation.stop);
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(SteadyClock::now() - begun);

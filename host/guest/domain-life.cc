@@ -54,6 +54,11 @@ std::string copy_xml(const std::filesystem::path& image, const std::string& form
   return text.str();
 }
 
+void end_job(const Domain& domain, const std::string& target, unsigned flags) {
+  call(domain, "end the copy of the disk of",
+       [target, flags](virDomainPtr it) { return virDomainBlockJobAbort(it, target.c_str(), flags); });
+}
+
 }  // namespace
 
 void start_domain(const Domain& domain) {
@@ -76,10 +81,6 @@ void move_disk(const Domain& domain, const std::string& target, const std::files
   call(domain, "copy the disk of", [target, xml](virDomainPtr it) {
     return virDomainBlockCopy(it, target.c_str(), xml.c_str(), nullptr, 0, VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB);
   });
-  const auto end = [&](unsigned flags) {
-    call(domain, "end the copy of the disk of",
-         [target, flags](virDomainPtr it) { return virDomainBlockJobAbort(it, target.c_str(), flags); });
-  };
   bool moving = false;
   try {
     for (;;) {
@@ -94,12 +95,12 @@ void move_disk(const Domain& domain, const std::string& target, const std::files
       std::this_thread::sleep_for(look_interval);
     }
     moving = true;
-    end(VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT);
+    end_job(domain, target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT);
   } catch (...) {
     // Whether it has moved over is not known then: both images stay.
     if (moving) throw;
     try {
-      end(0);
+      end_copy(domain, target);
     } catch (const std::exception& error) {
       log_warning("{}", error.what());
     }
@@ -107,6 +108,10 @@ void move_disk(const Domain& domain, const std::string& target, const std::files
     if (std::filesystem::is_regular_file(image, ignored)) std::filesystem::remove(image, ignored);
     throw;
   }
+}
+
+void end_copy(const Domain& domain, const std::string& target) {
+  end_job(domain, target, 0);
 }
 
 }  // namespace stillpoint

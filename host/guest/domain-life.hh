@@ -24,4 +24,8 @@ void move_disk(const Domain& domain, const std::string& target, const std::files
                const std::string& format, const std::function<void(std::uint64_t, std::uint64_t)>& done,
                const std::stop_token& stop);
 
+/// Ends a copy of a disk that move_disk() has begun and not ended, for its program was killed. Throws CaptureError,
+/// Unreachable.
+void end_copy(const Domain& domain, const std::string& target);
+
 }  // namespace stillpoint

@@ -185,6 +185,16 @@ std::vector<std::string> disk_paths(std::string_view xml) {
   return paths;
 }
 
+std::vector<DiskCopy> disk_copies(std::string_view xml) {
+  const pugi::xml_document document = parse(xml, "domain");
+  std::vector<DiskCopy> copies;
+  for (const pugi::xpath_node& found : document.select_nodes("/domain/devices/disk[mirror/@job='copy']")) {
+    const std::string image = found.node().child("mirror").child("source").attribute("file").value();
+    if (!image.empty()) copies.push_back({found.node().child("target").attribute("dev").value(), image});
+  }
+  return copies;
+}
+
 std::optional<UserAndGroup> parse_qemu_user(std::string_view xml) {
   const pugi::xml_document document = parse(xml, "capabilities");
   for (const pugi::xml_node& model : document.child("capabilities").child("host").children("secmodel")) {

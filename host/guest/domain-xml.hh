@@ -42,6 +42,14 @@ struct DomainDefinition {
 /// backing images too. Throws Error when it is not such XML.
 [[nodiscard]] std::vector<std::string> disk_paths(std::string_view xml);
 
+/// A disk that is being copied to an image, which the domain may then be moved to.
+struct DiskCopy {
+  std::string target;
+  std::string image;  ///< a file
+};
+/// Those of a running domain. Throws Error when it is not such XML.
+[[nodiscard]] std::vector<DiskCopy> disk_copies(std::string_view xml);
+
 /// Whom QEMU runs as, by libvirt's XML of its capabilities: that of the DAC security model. Empty when there is none.
 [[nodiscard]] std::optional<UserAndGroup> parse_qemu_user(std::string_view xml);
 

@@ -7,6 +7,7 @@
 #include "common/file.hh"
 #include "common/log.hh"
 #include "common/program.hh"
+#include "common/test-pause.hh"
 #include "host/guest/domain-life.hh"
 #include "host/guest/domain-state.hh"
 #include "host/guest/domain-xml.hh"
@@ -136,7 +137,11 @@ Mark read_mark(const BootRequest& request) {
 /// Nobody else starts or commits it meanwhile.
 UniqueFd lock_mark(const BootRequest& request) {
   UniqueFd mark = open_file(request.directory / marker, O_RDONLY | O_NOFOLLOW);
-  if (::flock(mark.get(), LOCK_EX | LOCK_NB) == 0) return mark;
+  if (::flock(mark.get(), LOCK_EX | LOCK_NB) == 0) {
+    struct stat status {};
+    if (::fstat(mark.get(), &status) == 0 && status.st_nlink > 0) return mark;
+    throw NotFound(fmt::format("{} was committed or removed just now", request.name));
+  }
   if (errno != EWOULDBLOCK) throw_errno(fmt::format("cannot lock {}", (request.directory / marker).native()));
   throw Locked(fmt::format("somebody else works on {}", request.name), "try again when that is done");
 }
@@ -178,9 +183,41 @@ fs::path image_of(const DiskRecord& disk, const BootRequest& request, const fs::
   return images / fmt::format("{}-{}.{}", request.name, disk.target, image_format(disk));
 }
 
+/// By what it was booted from, it is not another's.
+void check_mark(const Manifest& manifest, const BootRequest& request) {
+  if (read_mark(request).id != manifest.id)
+    throw UsageError(fmt::format("{} was booted from another still point {}", request.name, manifest.name),
+                     "name the repository that it was booted from");
+}
+
+/// Copies that nobody will complete, and their images. An operator's own copies have other names.
+void end_moves(const Domain& domain, const BootRequest& request) {
+  if (!domain.running()) return;
+  for (const DiskCopy& copy : disk_copies(domain.xml())) {
+    if (fs::path(copy.image).stem() != fmt::format("{}-{}", request.name, copy.target)) continue;
+    try {
+      end_copy(domain, copy.target);
+    } catch (const CaptureError& error) {
+      log_warning("{}", error.what());
+    }
+    // It may have moved over meanwhile.
+    const std::vector<std::string> used = disk_paths(domain.xml());
+    std::error_code failure;
+    if (std::ranges::find(used, copy.image) == used.end()) fs::remove(copy.image, failure);
+    if (failure) log_warning("{} is left: {}", copy.image, failure.message());
+  }
+}
+
 bool is_below(const fs::path& path, const fs::path& directory) {
   const fs::path relative = fs::weakly_canonical(path).lexically_relative(fs::weakly_canonical(directory));
   return !relative.empty() && *relative.begin() != "..";
+}
+
+void check_images_directory(const BootRequest& request, const fs::path& images) {
+  if (!fs::is_directory(images)) throw UsageError(fmt::format("there is no directory {}", images.native()));
+  if (is_below(images, request.directory))
+    throw UsageError(fmt::format("{} is deleted when all is moved out of it", request.directory.native()),
+                     "name another directory with --commit");
 }
 
 void make_directory(const fs::path& directory) {
@@ -313,9 +350,7 @@ Domain resume_booted(Connection& libvirt, const Manifest& manifest, const Served
                      const BootRequest& request, const std::stop_token& stop) {
   Domain domain = booted_domain(libvirt, request);
   const UniqueFd lock = lock_mark(request);
-  if (const std::string id = read_mark(request).id; id != manifest.id)
-    throw UsageError(fmt::format("{} was booted from another still point {}", request.name, manifest.name),
-                     "name the repository that it was booted from");
+  check_mark(manifest, request);
   if (domain.running()) return domain;
   const std::vector<DiskRecord> disks = unmoved_disks(domain, manifest, request);
   const std::optional<UserAndGroup> owner = libvirt.qemu_user();
@@ -345,10 +380,7 @@ Domain resume_booted(Connection& libvirt, const Manifest& manifest, const Served
 }
 
 void check_commit(const Manifest& manifest, const BootRequest& request, const fs::path& images) {
-  if (!fs::is_directory(images)) throw UsageError(fmt::format("there is no directory {}", images.native()));
-  if (is_below(images, request.directory))
-    throw UsageError(fmt::format("{} is deleted when all is moved out of it", request.directory.native()),
-                     "name another directory with --commit");
+  check_images_directory(request, images);
   for (const DiskRecord& disk : manifest.disks)
     if (const fs::path image = image_of(disk, request, images); fs::exists(fs::symlink_status(image)))
       throw UsageError(fmt::format("{} is there already", image.native()), "name another directory with --commit");
@@ -365,14 +397,30 @@ void commit_booted(const Domain& domain, const Manifest& manifest, const BootReq
   for (const DiskRecord& disk : unmoved_disks(domain, manifest, request))
     move_disk(
         domain, disk.target, image_of(disk, request, images), image_format(disk),
-        [&](std::uint64_t done, std::uint64_t all) { progress(disk.target, done, all); }, stop);
+        [&](std::uint64_t done, std::uint64_t all) {
+          progress(disk.target, done, all);
+          pause_for_test("boot-move");
+        },
+        stop);
   clear(request, &manifest);
+}
+
+void end_interrupted_commit(const Domain& domain, const Manifest& manifest, const BootRequest& request,
+                            const fs::path& images) {
+  check_images_directory(request, images);
+  const UniqueFd lock = lock_mark(request);
+  check_mark(manifest, request);
+  end_moves(domain, request);
 }
 
 void remove_booted(Connection& libvirt, const BootRequest& request) {
   const std::string uuid = read_mark(request).uuid;
   const UniqueFd lock = lock_mark(request);
-  if (libvirt.has(uuid)) remove_domain(libvirt.domain(uuid));
+  if (libvirt.has(uuid)) {
+    const Domain domain = libvirt.domain(uuid);
+    end_moves(domain, request);
+    remove_domain(domain);
+  }
   remove_tpm(libvirt.tpm_root(), uuid);
   remove_clones(clones_of(request));
   clear(request);

@@ -57,6 +57,12 @@ struct Booted {
 [[nodiscard]] std::vector<DiskRecord> unmoved_disks(const Domain& domain, const Manifest& manifest,
                                                     const BootRequest& request);
 
+/// Puts an end to what a commit_booted() into `images` has begun whose program was killed: a disk that was being copied
+/// stays on its overlay, and the image that was not complete is deleted. Throws UsageError when `images` is no place
+/// for them, Unreachable, Locked while one runs.
+void end_interrupted_commit(const Domain& domain, const Manifest& manifest, const BootRequest& request,
+                            const std::filesystem::path& images);
+
 /// Throws UsageError when a domain that is booted so could not be moved into `images`.
 void check_commit(const Manifest& manifest, const BootRequest& request, const std::filesystem::path& images);
 
@@ -67,7 +73,8 @@ void commit_booted(const Domain& domain, const Manifest& manifest, const BootReq
                    const std::function<void(const std::string&, std::uint64_t, std::uint64_t)>& progress,
                    const std::stop_token& stop);
 
-/// Ends a domain that boot() has made, and deletes what it wrote. Throws NotFound when `directory` is none of boot()'s.
+/// Ends a domain that boot() has made, and deletes what it wrote, but for images that it was moved to. Throws NotFound
+/// when `directory` is none of boot()'s.
 void remove_booted(Connection& libvirt, const BootRequest& request);
 
 }  // namespace stillpoint

@@ -4,7 +4,9 @@
 them: what is tested is on this side of them."""
 
 import json
+import os
 import pathlib
+import subprocess
 import sys
 import unittest
 
@@ -122,6 +124,51 @@ class Boot(unittest.TestCase):
         self.libvirtd.virsh("start", "web1-boot")
         self.fails(4, "boot", "--resume", "web1-boot", *self.place, says="is no domain that 'boot' has made")
         self.libvirtd.virsh("destroy", "web1-boot")
+
+    def killed_move(self, name, images):
+        """A domain whose first disk is being copied when the program that does it is killed."""
+        place = ("--directory", self.scratch / name)
+        self.companion.run("boot", self.name, "--name", name, *place)
+        images.mkdir()
+        pauses = self.scratch / f"pauses-{name}"
+        pauses.mkdir()
+        (pauses / "boot-move").touch()
+        words = (name, *place, "--commit", images)
+        with subprocess.Popen(
+            [self.companion.program, "boot", "--resume", *words, "--repository", self.companion.repository, "--connect", self.companion.uri],
+            env={**os.environ, "STILLPOINT_TEST_PAUSE": str(pauses)},
+        ) as move:
+            wait_until((pauses / "boot-move.reached").exists, 60, "a copy that runs")
+            self.fails(10, "boot", "--resume", *words, says=f"somebody else works on {name}")
+            self.fails(10, "boot", "--remove", name, *place, says=f"somebody else works on {name}")
+            move.kill()
+        self.assertTrue((images / f"{name}-vda.qcow2").exists())
+        return place
+
+    def is_copied(self, name):
+        return "<mirror" in self.libvirtd.virsh("dumpxml", name).stdout
+
+    def test_3_moved_again_when_a_move_was_killed(self):
+        images = self.scratch / "killed-images"
+        place = self.killed_move("killed", images)
+        self.fails(2, "boot", "--resume", "killed", *place, "--commit", self.scratch / "nowhere", says="no directory")
+        self.assertTrue(self.is_copied("killed"))
+        self.companion.run("boot", "--resume", "killed", *place, "--commit", images)
+        self.assertFalse(self.is_copied("killed"))
+        self.libvirtd.virsh("destroy", "killed")
+        raw = self.scratch / "raw"
+        run(["qemu-img", "convert", "-f", "qcow2", images / "killed-vda.qcow2", raw], 60)
+        self.assertEqual(raw.read_bytes(), self.content)
+
+    def test_3_removed_when_a_move_was_killed(self):
+        images = self.scratch / "gone-images"
+        place = self.killed_move("gone", images)
+        # The operator's own copy, and what is there but not of the copy that runs, are nothing of ours.
+        (images / "gone-vdb.raw").write_text("the operator's", encoding="ascii")
+        self.libvirtd.virsh("blockcopy", "gone", "vdb", images / "own.qcow2", "--transient-job")
+        self.companion.run("boot", "--remove", "gone", *place)
+        self.assertEqual(sorted(path.name for path in images.iterdir()), ["gone-vdb.raw", "own.qcow2"])
+        self.assertNotIn("gone", self.libvirtd.virsh("list", "--all", "--name").stdout.split())
 
     def test_4_in_place_only_where_nobody_else_uses_it(self):
         self.define("other")
