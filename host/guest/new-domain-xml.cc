@@ -145,7 +145,29 @@ class Definition {
       set(disk, "type", block ? "block" : "file");
       const pugi::xml_node source = disk.append_child("source");
       set(source, block ? "dev" : "file", wanted->path.native());
+      if (const pugi::xml_node key = key_of_content(before.child("disk"))) decrypt(source, key, *wanted);
     }
+  }
+
+  /// An RBD image is captured as it lies there; what QEMU reads from others it has decrypted.
+  static pugi::xml_node key_of_content(pugi::xml_node disk) {
+    const pugi::xml_node source = disk.child("source");
+    if (std::string_view(source.attribute("protocol").value()) != "rbd") return {};
+    return source.child("encryption") ? source.child("encryption") : disk.child("encryption");
+  }
+
+  void decrypt(pugi::xml_node source, pugi::xml_node key, const NewDisk& disk) {
+    if (disk.format != "raw")
+      throw UsageError(
+          fmt::format("disk {} is encrypted in its RBD image, and an overlay cannot be decrypted", disk.target),
+          "restore the still point, or boot it from a replica: both keep the disk's key");
+    if (std::string_view(key.attribute("format").value()) != "luks") {
+      left_out_.push_back(fmt::format("the key of disk {}, for nothing but librbd decrypts {}", disk.target,
+                                      key.attribute("format").value()));
+      return;
+    }
+    pugi::xml_node ours = source.append_copy(key);
+    ours.remove_attribute("engine");
   }
 
   static pugi::xml_document copy_of(pugi::xml_node node) {
@@ -171,6 +193,7 @@ class Definition {
         for (const pugi::xml_node kept : earlier.children(name))
           source.append_copy(kept);
     }
+    if (const pugi::xml_node key = key_of_content(before)) source.append_copy(key);
     pugi::xml_node auth = earlier.child("auth") ? earlier.child("auth") : before.child("auth");
     if (!rbd.secret.empty()) {
       pugi::xml_node ours = source.append_child("auth");

@@ -43,7 +43,7 @@ struct NewDefinition {
 
 /// `xml`: libvirt's of the domain at the still point. The new one has another name, UUID and MAC addresses, so that
 /// both may run at once, and nothing of the first that only one can have: its devices of the host, its files and
-/// sockets. Throws Error when it is not such XML.
+/// sockets. Throws Error when it is not such XML, UsageError for an overlay on a disk that stays encrypted.
 [[nodiscard]] NewDefinition new_domain_xml(std::string_view xml, const NewDomain& domain);
 
 }  // namespace stillpoint

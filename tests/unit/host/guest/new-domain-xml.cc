@@ -4,8 +4,10 @@
 #include "common/errors.hh"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <string>
+#include <utility>
 
 using namespace stillpoint;
 
@@ -147,6 +149,28 @@ TEST_CASE("a disk becomes an image of a cluster") {
   const NewDefinition was_block = with({.name = "vms/b", .conf = "", .user = "", .secret = ""}, "vdb");
   CHECK(has(was_block, "<disk type=\"network\" device=\"disk\">"));
   CHECK(!has(was_block, "/dev/sdx"));
+}
+
+TEST_CASE("a disk that is encrypted in its RBD image keeps its key") {
+  const auto with = [](NewDisk disk, std::string_view attributes) {
+    std::string xml(web1);
+    xml.replace(xml.find("index='2'/>"), 11,
+                fmt::format("index='2'><encryption {}><secret type='passphrase' uuid='k-e-y'/></encryption></source>",
+                            attributes));
+    return new_domain_xml(xml, {.name = "web2", .disks = {std::move(disk)}});
+  };
+  NewDisk in_ceph{"vda", "", "raw"};
+  in_ceph.rbd = NewRbdDisk{.name = "vms/a", .conf = "", .user = "", .secret = ""};
+  const NewDefinition image = with(in_ceph, "format='luks2' engine='librbd'");
+  CHECK(has(image, "<encryption format=\"luks2\" engine=\"librbd\">"));
+  CHECK(has(image, "k-e-y"));
+  const NewDefinition file = with({"vda", "/b/vda.raw", "raw"}, "format='luks' engine='librbd'");
+  CHECK(has(file, "<encryption format=\"luks\">"));
+  CHECK(has(file, "k-e-y"));
+  const NewDefinition closed = with({"vda", "/b/vda.raw", "raw"}, "format='luks2'");
+  CHECK(!has(closed, "k-e-y"));
+  CHECK(closed.left_out.size() == image.left_out.size() + 1);
+  CHECK_THROWS_AS(static_cast<void>(with({"vda", "/b/vda.qcow2", "qcow2"}, "format='luks'")), UsageError);
 }
 
 TEST_CASE("what is no domain's XML is refused") {
