@@ -5,7 +5,7 @@ import contextlib
 
 from support.scratch import Failure, wait_until
 
-from parties import KILL, PARTIES, STOP, InGuest
+from parties import BELOW_THE_GUEST, KILL, PARTIES, STOP, InGuest
 from stage import APPLICATION
 from states import agent_states, in_order
 
@@ -15,9 +15,9 @@ ESSENTIAL = {"hook": ("quiescing", "quiesced"), "agent": BARRIER, "postgresql": 
 ABSENT = "-"  # the party does not live at this state
 
 
-def cells():
-    """Every (fault, state)."""
-    return [(f"{signal} {party}", state) for signal in ("KILL", "STOP") for party in PARTIES for state in in_order()]
+def cells(parties):
+    """Every (fault, state) of these."""
+    return [(f"{signal} {party}", state) for signal in ("KILL", "STOP") for party in parties for state in in_order()]
 
 
 def is_absent(stage, party, state):
@@ -29,7 +29,7 @@ def is_absent(stage, party, state):
 
 def may_take_its_time(name, state):
     """Whether its silence is no reason to give up: a dump's first row may be a quarter of an hour away."""
-    return name in ("QEMU", "libvirtd", "postgresql", "mariadb") or (name, state) == ("agent", "read")
+    return name in (*BELOW_THE_GUEST, "libvirtd", "postgresql", "mariadb") or (name, state) == ("agent", "read")
 
 
 def wait_for_end(stage, party, number, state):
@@ -42,12 +42,12 @@ def wait_for_end(stage, party, number, state):
         party.mend(stage, number)
     # Waiting for these may last as long as they hang.
     elif number == STOP and may_take_its_time(party.name, state) and not backup.wait(45):
-        if party.name != "QEMU":
+        if party.name not in BELOW_THE_GUEST:
             stage.files_are_written()
         party.mend(stage, number)
     if not backup.wait(240):
         raise Failure("the backup does not end")
-    if number == STOP and party.name != "QEMU":
+    if number == STOP and party.name not in BELOW_THE_GUEST:
         stage.files_are_written()
         if party.name not in ("postgresql", "mariadb"):
             stage.rows_are_written()

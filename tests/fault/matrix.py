@@ -4,10 +4,13 @@
 
 matrix.py [--only REGEX]... [--minutes N] [--results FILE]   runs cells "FAULT @ STATE" that FILE has no outcome of yet
 matrix.py --table FILE                                       prints the tables of FILE as Markdown
-matrix.py --short                                          one cell, for a quick look
+matrix.py --short                                            one cell, for a quick look
+
+--ceph, with either of the first two: the guest's disks are RBD images, and the cluster's daemons are struck
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import re
@@ -16,6 +19,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support.ceph import Ceph, skip_unless_installed
 from support.companion import Companion, built_companion
 from support.guest import Guest, fresh_disks
 from support.image import build_packages, guest_image
@@ -24,7 +28,7 @@ from support.scratch import Failure, run as run_command, say, scratch_directory,
 
 import deaths
 import disturbances
-from parties import PARTIES
+from parties import IN_CEPH, PARTIES
 from stage import Stage
 from states import in_order
 
@@ -37,10 +41,14 @@ JOURNAL = (
 )
 
 
-def all_cells():
+ON_THIS_MACHINE = [name for name in PARTIES if name not in IN_CEPH]
+
+
+def all_cells(ceph):
     """By state, so that a run that is cut short has looked at every fault of the states that it came to."""
     order = in_order()
-    return sorted(deaths.cells() + disturbances.cells(), key=lambda cell: ("QEMU" in cell[0], order.index(cell[1])))
+    cells = deaths.cells(IN_CEPH) if ceph else deaths.cells(ON_THIS_MACHINE) + disturbances.cells()
+    return sorted(cells, key=lambda cell: ("QEMU" in cell[0], order.index(cell[1])))
 
 
 def attempt(stage, fault, state):
@@ -92,6 +100,8 @@ def recover(stage):
         stage.inside.run("systemctl restart stillpoint-agent; systemctl start postgresql@15-main mariadb", 90)
         stage.next_backup(incremental=False)
     except Failure as failure:
+        if stage.ceph:
+            raise  # it was moved to Ceph while it ran, and would begin with its old disks
         say(f"  starting the guest anew: {failure}")
         PARTIES["QEMU"].strike(stage, 9)
         PARTIES["QEMU"].mend(stage, 9)
@@ -121,21 +131,34 @@ class Results:
         return "not run" if cell is None else cell["outcome"] if cell["good"] else "**FAILED**"
 
 
-def tables(results):
+def tables(results, ceph):
     """Markdown."""
+    parties = IN_CEPH if ceph else ON_THIS_MACHINE
     for signal in ("KILL", "STOP"):
-        yield f"| {signal} | " + " | ".join(PARTIES) + " |"
-        yield "|---" * (len(PARTIES) + 1) + "|"
+        yield f"| {signal} | " + " | ".join(parties) + " |"
+        yield "|---" * (len(parties) + 1) + "|"
         for state in in_order():
-            yield f"| {state} | " + " | ".join(results.text(f"{signal} {party}", state) for party in PARTIES) + " |"
+            yield f"| {state} | " + " | ".join(results.text(f"{signal} {party}", state) for party in parties) + " |"
         yield ""
+    if ceph:
+        return
     yield "| fault | state | outcome |"
     yield "|---|---|---|"
     for name, state in disturbances.cells():
         yield f"| {name} | {state} | {results.text(name, state)} |"
 
 
-def run_cells(cells, results, minutes):
+@contextlib.contextmanager
+def cluster_for(ceph, scratch):
+    """A cluster that outlives its daemons, or None."""
+    if not ceph:
+        yield None
+        return
+    with Ceph(scratch / "ceph", store="bluestore") as cluster:
+        yield cluster
+
+
+def run_cells(cells, results, minutes, ceph):
     """Whether all were good."""
     good = True
     image = guest_image(build_packages("--agent-only")["stillpoint-agent"])
@@ -145,14 +168,16 @@ def run_cells(cells, results, minutes):
         # Before libvirtd: its namespace is a copy of ours.
         run_command(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", scratch / "small"], 10)
         try:
-            with Libvirtd(scratch / "libvirtd") as libvirtd:
+            with Libvirtd(scratch / "libvirtd") as libvirtd, cluster_for(ceph, scratch) as cluster:
                 companion = Companion(built_companion(), libvirtd.uri, scratch / "repository")
                 companion.init()
                 disks = fresh_disks(image, scratch / "web1")
                 with Guest(libvirtd, image, "web1", disks, kind, scratch / "web1", test_port=True) as guest:
                     guest.wait_agent()
                     guest.wait_databases()
-                    stage = Stage(libvirtd, guest, companion, scratch)
+                    for target in ("vda", "vdb") if cluster else ():
+                        cluster.take_disk(libvirtd, guest, target)
+                    stage = Stage(libvirtd, guest, companion, scratch, cluster)
                     stage.inside.plant()
                     stage.next_backup(incremental=False)
                     begun = time.monotonic()
@@ -185,19 +210,22 @@ def main():
     parser.add_argument("--results", type=pathlib.Path)
     parser.add_argument("--table", type=pathlib.Path)
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--ceph", action="store_true")
     options = parser.parse_args()
     if options.table:
-        print("\n".join(tables(Results(options.table))))
+        print("\n".join(tables(Results(options.table), options.ceph)))
         return
     unwind_on_signals()
     skip_unless_possible()
+    if options.ceph:
+        skip_unless_installed()
     results = Results(options.results)
-    cells = SHORT if options.short else [cell for cell in all_cells() if not results.has(*cell)]
+    cells = SHORT if options.short else [cell for cell in all_cells(options.ceph) if not results.has(*cell)]
     if options.only:
         cells = [cell for cell in cells if any(re.search(only, " @ ".join(cell)) for only in options.only)]
-    good = run_cells(cells, results, options.minutes)
+    good = run_cells(cells, results, options.minutes, options.ceph)
     if not options.short:
-        print("\n".join(tables(results)))
+        print("\n".join(tables(results, options.ceph)))
     sys.exit(0 if good else 1)
 
 

@@ -102,6 +102,30 @@ class Emulator(OnHost):
             stage.inside.connect()
 
 
+class ClusterDaemon:
+    """The Ceph cluster's only OSD, or only monitor. Killed, it is started again at once, as its init does."""
+
+    def __init__(self, name, daemon):
+        self.name = name
+        self.daemon = daemon
+
+    def strike(self, stage, number):
+        if number == KILL:
+            stage.ceph.stop(self.daemon, KILL)
+            stage.ceph.start(self.daemon)
+        else:
+            stage.ceph.signal(self.daemon, number)
+        return 1
+
+    def mend(self, stage, number):
+        if number == STOP:
+            stage.ceph.signal(self.daemon, CONT)
+
+
+# Without them the guest's disks take no writes.
+BELOW_THE_GUEST = ("QEMU", "OSD")
+# Those of a guest whose disks are RBD images.
+IN_CEPH = ("OSD", "monitor")
 PARTIES = {
     party.name: party
     for party in (
@@ -115,5 +139,7 @@ PARTIES = {
         OnHost("thaw guard", lambda stage: host_pids("thaw-guard", stage.libvirtd.uri)),
         LibvirtDaemon(),
         Emulator(),
+        ClusterDaemon("OSD", "osd"),
+        ClusterDaemon("monitor", "mon"),
     )
 }

@@ -71,8 +71,9 @@ class Backup:
 class Stage:
     """The guest under test, the companion, and the marks by which its databases' states are told apart."""
 
-    def __init__(self, libvirtd, guest, companion, scratch):
+    def __init__(self, libvirtd, guest, companion, scratch, ceph=None):
         self.libvirtd = libvirtd
+        self.ceph = ceph
         self.guest = guest
         self.companion = companion
         self.scratch = scratch
@@ -199,9 +200,9 @@ class Stage:
         done = self.companion.run("backup", self.guest.name, *arguments, check=False, timeout=180)
         if done.returncode != 0:
             raise Failure(f"the next backup fails: {done.stderr[-1500:]}")
-        qcow2 = [disk for disk in json.loads(done.stdout)["disks"] if disk["format"] == "qcow2"]
-        if incremental and not all(disk["incremental"] for disk in qcow2):
-            raise Failure(f"the next backup is not incremental: {[disk.get('full_reason') for disk in qcow2]}")
+        tracked = [disk for disk in json.loads(done.stdout)["disks"] if disk["format"] == "qcow2" or disk.get("rbd")]
+        if incremental and not all(disk["incremental"] for disk in tracked):
+            raise Failure(f"the next backup is not incremental: {[disk.get('full_reason') for disk in tracked]}")
         self.restores(json.loads(done.stdout)["name"])
 
     def restores(self, name):

@@ -87,6 +87,13 @@ def skip_unless_installed():
         say("skipped: no ceph-osd here (packaging/install-deps test)")
         sys.exit(SKIPPED)
 
+# A disk of a domain that is an image of it.
+DISK = """<disk type='network' device='disk'>
+  <driver name='qemu' type='raw' cache='none' discard='unmap'/>
+  <source protocol='rbd' name='{image}'><config file='{conf}'/></source>
+  <target dev='{target}' bus='virtio'/>
+</disk>"""
+
 
 class Ceph:
     """Running from the beginning of the `with` to its end. `conf` is its ceph.conf, for client.admin."""
@@ -185,6 +192,16 @@ class Ceph:
             keyring.write(f"\n[client.{name}]\n\tkey = {entry['key']}\n")
         return entry["key"]
 
+    def take_disk(self, libvirtd, guest, target):
+        """Moves a disk of a running guest into a new image of the pool rbd."""
+        size = libvirtd.virsh("domblkinfo", guest.name, target).stdout.split("Capacity:")[1].split()[0]
+        image = f"rbd/{guest.name}-{target}"
+        self.rbd("create", "--size", f"{size}B", image)
+        xml = self.root / f"{target}.xml"
+        xml.write_text(DISK.format(image=image, conf=self.conf, target=target), encoding="ascii")
+        copy = ("blockcopy", guest.name, target, "--xml", xml, "--reuse-external", "--transient-job", "--wait", "--pivot")
+        libvirtd.virsh(*copy, timeout=300)
+
     def rbd(self, *arguments, timeout=120, **options):
         """The rbd command; returns its output."""
         return run(["rbd", "-c", self.conf, *arguments], timeout, env=self.environment, **options).stdout
@@ -194,4 +211,4 @@ class Ceph:
         return run(["rados", "-c", self.conf, *arguments], timeout, env=self.environment, **options).stdout
 
 
-__all__ = ["Ceph", "Failure", "skip_unless_installed"]
+__all__ = ["Ceph", "DISK", "Failure", "skip_unless_installed"]

@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from support.ceph import Ceph
+from support.ceph import DISK, Ceph
 from support.guest import Guest
 from support.load import counts, start_load, stop_load
 from support.proof import prove_databases
@@ -19,11 +19,6 @@ from support.suite import WithGuest, run_with_guest
 
 CAPTURE = 7
 ON_CEPH = ("vda", "vdb")  # MariaDB, PostgreSQL
-DISK = """<disk type='network' device='disk'>
-  <driver name='qemu' type='raw' cache='none' discard='unmap'/>
-  <source protocol='rbd' name='{image}'><config file='{conf}'/></source>
-  <target dev='{target}' bus='virtio'/>
-</disk>"""
 
 
 class OnCeph(WithGuest):
@@ -37,7 +32,7 @@ class OnCeph(WithGuest):
         cls.ceph = cls.enterClassContext(Ceph(cls.scratch / "first-cluster"))
         cls.other = cls.enterClassContext(Ceph(cls.scratch / "other-cluster"))
         for target in ON_CEPH:
-            cls.move_to_ceph(target)
+            cls.ceph.take_disk(cls.libvirtd, cls.guest, target)
         start_load(cls.guest)
 
     @classmethod
@@ -51,15 +46,6 @@ class OnCeph(WithGuest):
     @classmethod
     def copy(cls, target, *where):
         cls.libvirtd.virsh("blockcopy", cls.guest.name, target, *where, "--transient-job", "--wait", "--pivot", timeout=300)
-
-    @classmethod
-    def move_to_ceph(cls, target):
-        size = cls.libvirtd.virsh("domblkinfo", cls.guest.name, target).stdout.split("Capacity:")[1].split()[0]
-        image = f"rbd/web1-{target}"
-        cls.ceph.rbd("create", "--size", f"{size}B", image)
-        xml = cls.scratch / f"{target}.xml"
-        xml.write_text(DISK.format(image=image, conf=cls.ceph.conf, target=target), encoding="ascii")
-        cls.copy(target, "--xml", xml, "--reuse-external")
 
     def backup(self, *arguments):
         manifest = self.companion.backup(self.guest.name, "--no-trees", *arguments)
