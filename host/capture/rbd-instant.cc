@@ -249,6 +249,8 @@ void RbdInstant::settle() {
   for (const auto& disk : disks_) {
     RbdBase& next = disk->next;
     next = {disk->cluster.connection->fsid(), disk->facts.id, snapshot_};
+    next.layout = disk->facts.layout;
+    next.layout.size = 0;
     std::vector<RbdSnapshot> snapshots = disk->image->snapshots();
     for (const RbdSnapshot& snapshot : snapshots) {
       if (snapshot.kind == RbdSnapshot::Kind::user && snapshot.name == snapshot_) next.snapshot_id = snapshot.id;

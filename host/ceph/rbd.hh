@@ -40,15 +40,27 @@ void check_rbd_name(const RbdPlace& place);
 inline constexpr std::uint64_t rbd_exclusive_lock = 4;
 inline constexpr std::uint64_t rbd_layering = 1;
 
-/// How an image is laid out.
+/// How an image is laid out, or is to be.
 struct RbdLayout {
   std::uint64_t size = 0;                   ///< bytes
-  unsigned order = 22;                      ///< objects of 2^order bytes
+  unsigned order = 0;                       ///< objects of 2^order bytes; 0: nothing is said
   std::optional<std::uint64_t> features{};  ///< RBD_FEATURE_*; empty: the cluster's default
   std::uint64_t stripe_unit = 0;            ///< bytes; 0: no striping
   std::uint64_t stripe_count = 0;
   std::string data_pool{};  ///< for what is written; empty: the image's pool
+
+  bool operator==(const RbdLayout&) const = default;
 };
+/// Objects of 4 KiB to 32 MiB.
+inline constexpr unsigned least_rbd_order = 12;
+inline constexpr unsigned largest_rbd_order = 25;
+/// More gain nothing, and librbd does not check them.
+inline constexpr std::uint64_t most_rbd_stripes = 65536;
+
+/// What `wanted` does not say, as it is in `source` where that can be: the objects' size (else 4 MiB), striping, and
+/// those features that a copy can have by itself (no journal, no pool for the data). `source` may say anything. Throws
+/// UsageError for stripes that are asked for and do not fit the objects.
+[[nodiscard]] RbdLayout completed(RbdLayout wanted, const RbdLayout& source);
 
 struct RbdSnapshot {
   enum class Kind { user, group, trash, mirror };
@@ -79,6 +91,7 @@ struct RbdBase {
     bool operator==(const Range&) const = default;
   };
   std::vector<Range> between{};
+  RbdLayout layout{};  ///< of the image, for its copies; without a size, and as good as empty when it is not known
 
   bool operator==(const RbdBase&) const = default;
 };

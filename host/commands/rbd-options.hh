@@ -30,7 +30,7 @@ struct RbdOptions {
     return !object_size.empty() || !stripe_unit.empty() || stripe_count != 0 || !features.empty() || !data_pool.empty();
   }
   [[nodiscard]] CephAddress address() const;
-  /// Without a size. Throws UsageError.
+  /// Without a size and without what is not said: completed() adds that. Throws UsageError.
   [[nodiscard]] RbdLayout layout() const;
 };
 

@@ -128,8 +128,8 @@ void check_places(const Manifest& manifest, const ReplicateOptions& options, con
       throw UsageError(why, "replicate into another pool, better of another cluster, or use --force-same-pool");
 }
 
-RbdLayout layout_of(const ReplicateOptions& options) {
-  RbdLayout layout = options.ceph.layout();
+RbdLayout asked_layout(const ReplicateOptions& options) {
+  const RbdLayout layout = options.ceph.layout();
   if (layout.features && (*layout.features & rbd_exclusive_lock) == 0)
     throw UsageError("a replica needs the feature exclusive-lock: it keeps a writer out that is taken for dead",
                      "add --image-feature exclusive-lock");
@@ -138,10 +138,17 @@ RbdLayout layout_of(const ReplicateOptions& options) {
   return layout;
 }
 
+/// As its disk is laid out where nothing else is asked for, with what a replica needs.
+RbdLayout replica_layout(const RbdLayout& asked, const DiskRecord& disk) {
+  RbdLayout layout = completed(asked, disk.rbd ? disk.rbd->layout : RbdLayout());
+  if (layout.features) *layout.features |= rbd_exclusive_lock | rbd_layering;
+  return layout;
+}
+
 ExitCode replicate(const ReplicateOptions& options, const Invocation& invocation) {
   const auto begun = SteadyClock::now();
   const ReplicaPlace place = parse_replica_place(options.place, options.ceph.user);
-  const RbdLayout layout = layout_of(options);
+  const RbdLayout asked = asked_layout(options);
   const RetentionPolicy policy = options.retention.policy();
   const std::uint64_t rate = options.limit.empty() ? 0 : parse_size(options.limit);
   const auto limit = rate == 0 ? nullptr : std::make_unique<RateLimit>(rate, invocation.stop);
@@ -150,13 +157,17 @@ ExitCode replicate(const ReplicateOptions& options, const Invocation& invocation
   const auto cluster = connect_ceph(place.address);
   check_places(manifest, options, place, cluster->fsid());
   const std::shared_ptr<RbdPool> pool = cluster->rbd_pool(place.pool.pool, place.pool.name_space);
+  std::vector<RbdLayout> layouts;
+  for (const DiskRecord& disk : manifest.disks)
+    layouts.push_back(replica_layout(asked, disk));
   std::vector<DiskOutcome> outcomes;
   std::vector<std::unique_ptr<Replica>> replicas;
   Progress progress(invocation.progress, STDERR_FILENO);
   for (const DiskRecord& disk : manifest.disks) {
     DiskOutcome& outcome =
         outcomes.emplace_back(DiskOutcome{&disk, image_of(manifest, options, place, disk), {}, {}, {}});
-    replicas.push_back(std::make_unique<Replica>(pool, outcome.image, manifest.domain, disk.target, layout));
+    replicas.push_back(
+        std::make_unique<Replica>(pool, outcome.image, manifest.domain, disk.target, layouts[replicas.size()]));
     Replica& replica = *replicas.back();
     WatchedProgress watched(progress.line(disk.target), invocation.stop,
                             "stopped before the replica was complete: the next one goes on from here");

@@ -216,7 +216,7 @@ void write_disks(Repository& repository, const std::vector<PlacedDisk>& disks, N
     it.replaces = !disk.rbd && ::stat(disk.path.c_str(), &it.before) == 0 && S_ISREG(it.before.st_mode);
     it.content = repository.open_disk(disk.record->map);
     if (disk.rbd) {
-      it.target = images->open(*disk.rbd, it.content->size());
+      it.target = images->open(*disk.rbd, *disk.record);
       continue;
     }
     if (volumes != nullptr) volumes->make(disk.path.filename().native(), it.content->size());

@@ -148,7 +148,7 @@ ExitCode restore_rbd(Repository& repository, const Manifest& manifest, const Dis
                     .force = options.force});
   const auto disk = repository.open_disk(record.map);
   {
-    const auto target = images.open(place, disk->size());
+    const auto target = images.open(place, record);
     Progress progress(invocation.progress, STDERR_FILENO);
     WatchedProgress watched(progress.line(record.target), invocation.stop,
                             "stopped before the disk was complete: a new image is removed again");

@@ -38,12 +38,29 @@ Map parse_map(const Json& json) {
   return {parse_chunk_id(json_string(map, "root", 64)), json_uint(map, "size")};
 }
 
+Json to_json(const RbdLayout& layout) {
+  Json json{{"order", layout.order}, {"stripe_unit", layout.stripe_unit}, {"stripe_count", layout.stripe_count}};
+  if (layout.features) json["features"] = *layout.features;
+  return json;
+}
+
+RbdLayout parse_rbd_layout(const Json& json) {
+  RbdLayout layout;
+  // A hint: whoever uses it knows what an image can be.
+  layout.order = static_cast<unsigned>(std::min<std::uint64_t>(json_uint(json, "order"), 64));
+  layout.stripe_unit = json_uint(json, "stripe_unit");
+  layout.stripe_count = json_uint(json, "stripe_count");
+  if (json.contains("features")) layout.features = json_uint(json, "features");
+  return layout;
+}
+
 Json to_json(const RbdBase& base) {
   Json between = Json::array();
   for (const RbdBase::Range& range : base.between)
     between.push_back({range.offset, range.length});
   return Json{{"cluster", base.cluster},         {"image_id", base.image_id},   {"snapshot", base.snapshot},
-              {"snapshot_id", base.snapshot_id}, {"had_older", base.had_older}, {"between", between}};
+              {"snapshot_id", base.snapshot_id}, {"had_older", base.had_older}, {"between", between},
+              {"layout", to_json(base.layout)}};
 }
 
 RbdBase parse_rbd_base(const Json& json) {
@@ -58,6 +75,7 @@ RbdBase parse_rbd_base(const Json& json) {
     if (base.between.back().offset > most || base.between.back().length > most)
       throw ProtocolError("a range of an RBD image is too long");
   }
+  if (json.contains("layout")) base.layout = parse_rbd_layout(json_object(json, "layout"));
   return base;
 }
 

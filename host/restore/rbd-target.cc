@@ -100,14 +100,15 @@ void RbdImages::check(const RbdPlace& place) {
         "end what uses it, see rbd status; one that has died is told for half a minute; --force writes anyway");
 }
 
-std::unique_ptr<DiskTarget> RbdImages::open(const RbdPlace& place, std::uint64_t size) {
+std::unique_ptr<DiskTarget> RbdImages::open(const RbdPlace& place, const DiskRecord& disk) {
+  const std::uint64_t size = disk.map.size;
   check(place);
   const std::shared_ptr<RbdPool>& pool = pool_of(place);
   const auto now = std::make_shared<RbdPlace>(place);
   if (pool->has(place.image))
     return std::make_unique<RbdTarget>(pool, now, pool->open(place.image, RbdAccess::write), size, "");
   now->image = fmt::format("{}.{}.partial", place.image, random_id().substr(0, 8));
-  RbdLayout layout = wanted_.layout;
+  RbdLayout layout = completed(wanted_.layout, disk.rbd ? disk.rbd->layout : RbdLayout());
   layout.size = size;
   made_.push_back(now);
   as_storage_error([&] { pool->create(now->image, layout); });

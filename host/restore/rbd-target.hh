@@ -3,6 +3,7 @@
 
 #include "host/ceph/cluster.hh"
 #include "host/ceph/rbd.hh"
+#include "host/repository/manifest.hh"
 #include "host/restore/disk-target.hh"
 
 #include <cstdint>
@@ -17,7 +18,7 @@ namespace stillpoint {
 /// How disks become RBD images.
 struct RbdRestore {
   CephAddress address{};
-  RbdLayout layout{};      ///< of new images, but their size
+  RbdLayout layout{};      ///< of new images; what it does not say is as their disk had it
   bool overwrite = false;  ///< images that are there
   bool force = false;      ///< also those that somebody has open
 };
@@ -38,9 +39,9 @@ class RbdImages {
   /// Throws NotFound without such a pool, UsageError for a name that others would read as another one, and when
   /// the image is there and not to be overwritten, Locked when somebody has it open.
   void check(const RbdPlace& place);
-  /// Opens the image, or makes it, for a disk of `size` bytes. One that is there is resized with the first write.
-  /// Throws the same, CephError.
-  [[nodiscard]] std::unique_ptr<DiskTarget> open(const RbdPlace& place, std::uint64_t size);
+  /// Opens the image, or makes it, for a disk. One that is there is resized with the first write. Throws the same,
+  /// CephError.
+  [[nodiscard]] std::unique_ptr<DiskTarget> open(const RbdPlace& place, const DiskRecord& disk);
   /// They stay.
   void keep() noexcept { made_.clear(); }
 

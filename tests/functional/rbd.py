@@ -5,6 +5,7 @@
 rbd.py STILLPOINT
 """
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -52,6 +53,9 @@ FILE_DISK = """\
 """
 SECRET = "<secret ephemeral='no' private='{private}'><uuid>{uuid}</uuid><usage type='ceph'><name>{uuid}</name></usage></secret>"
 UUIDS = {"no": "11111111-2222-3333-4444-555555555555", "yes": "11111111-2222-3333-4444-666666666666"}
+VOLUME_UUID = "11111111-2222-3333-4444-777777777777"
+VOLUME_SECRET = f"<secret ephemeral='no' private='no'><uuid>{VOLUME_UUID}</uuid><usage type='volume'><volume>luks</volume></usage></secret>"
+ENCRYPTION = f"<encryption format='luks'><secret type='passphrase' uuid='{VOLUME_UUID}'/></encryption>"
 # What the manual asks for.
 CAPS = {"mon": "profile rbd", "osd": "profile rbd"}
 
@@ -200,6 +204,30 @@ class Rbd(unittest.TestCase):
         self.assertTrue(self.disk(alone)["incremental"])
         self.assertEqual(self.restored(alone), self.content(images[0]))
         self.check(self.backup(domain, "--full"), *images, incremental=False)
+
+    def test_8_copies_are_laid_out_as_the_image_was(self):
+        features = [word for name in ("layering", "exclusive-lock", "object-map", "fast-diff", "journaling") for word in ("--image-feature", name)]
+        image = self.create("rbd/laid", "--object-size", "1M", "--stripe-unit", "64K", "--stripe-count", "4", *features)
+        domain = self.define("laid", image)
+        name = self.backup(domain)["name"]
+
+        def layout(of):
+            info = json.loads(self.ceph.rbd("info", "--format", "json", of))
+            return info["object_size"], info.get("stripe_unit"), info.get("stripe_count"), set(info["features"])
+
+        kept = {"layering", "exclusive-lock", "object-map", "fast-diff", "striping"}
+        self.assertEqual(layout(image), (MIB, 64 << 10, 4, kept | {"journaling"}))
+        conf = ("--ceph-conf", self.ceph.conf)
+        self.companion.run("restore", name, "--disk", "vda", "--to-rbd", "rbd/same", *conf)
+        self.assertEqual(layout("rbd/same"), (MIB, 64 << 10, 4, kept))
+        self.companion.run("replicate", name, f"rbd:fast@{self.ceph.conf}")
+        self.assertEqual(layout(f"fast/{domain}-vda"), (MIB, 64 << 10, 4, kept))
+        # What is asked for goes before; stripes that do not fit are left out.
+        self.companion.run("restore", name, "--disk", "vda", "--to-rbd", "rbd/other", *conf, "--object-size", "32K",
+                           "--image-feature", "layering")
+        self.assertEqual(layout("rbd/other"), (32 << 10, None, None, {"layering"}))
+        for copy in ("rbd/same", "rbd/other", f"fast/{domain}-vda"):
+            self.assertEqual(self.content(copy), self.content(image))
 
     def test_2_what_is_no_base_is_read_in_full(self):
         image = self.create("rbd/base")
@@ -385,6 +413,41 @@ class Rbd(unittest.TestCase):
         self.ceph.rbd("snap", "purge", "--no-progress", image)
         self.ceph.rbd("rm", "--no-progress", image)
         self.restore_in_place(manifest, code=2, says="which is not there")
+
+    def test_8_an_encrypted_image_keeps_its_key(self):
+        image = self.create("rbd/luks")
+        passphrase = self.scratch / "passphrase"
+        passphrase.write_text("open sesame", encoding="ascii")
+        self.ceph.rbd("encryption", "format", image, "luks1", passphrase)
+        secret = self.scratch / "secret-luks.xml"
+        secret.write_text(VOLUME_SECRET, encoding="ascii")
+        self.libvirtd.virsh("secret-define", secret)
+        self.libvirtd.virsh("secret-set-value", VOLUME_UUID, base64.b64encode(passphrase.read_bytes()).decode())
+        domain = self.define("luks", image)
+        xml = self.scratch / "luks.xml"
+        xml.write_text(xml.read_text(encoding="ascii").replace("</source>", f"{ENCRYPTION}</source>"), encoding="ascii")
+        self.libvirtd.virsh("undefine", domain)
+        self.libvirtd.virsh("define", xml)
+        manifest = self.backup(domain)
+        self.assertIn("disk vda is encrypted", "\n".join(manifest["warnings"]))
+
+        self.companion.run("restore", manifest["name"], "--to", self.scratch / "in-ceph", "--to-rbd", "rbd", "--ceph-conf", self.ceph.conf,
+                           "--ceph-user", "cinder", "--ceph-secret", UUIDS["no"], "--name", "luks-in-ceph", "--define")
+        self.domains.append("luks-in-ceph")
+        self.assertEqual(self.content("rbd/luks-in-ceph-vda"), self.content(image))
+        self.companion.run("restore", manifest["name"], "--to", self.scratch / "in-file", "--name", "luks-in-file", "--define")
+        self.domains.append("luks-in-file")
+        for name in ("luks-in-ceph", "luks-in-file"):
+            self.assertIn(VOLUME_UUID, self.libvirtd.virsh("dumpxml", name).stdout)
+            # QEMU opens the disk with the key, or does not start.
+            self.libvirtd.virsh("start", name)
+        self.libvirtd.virsh("secret-set-value", VOLUME_UUID, base64.b64encode(b"wrong").decode())
+        self.libvirtd.virsh("destroy", "luks-in-file")
+        self.assertNotEqual(self.libvirtd.virsh("start", "luks-in-file", check=False).returncode, 0)
+        booted = self.companion.run("boot", manifest["name"], "--name", "luks-booted", check=False)
+        self.assertEqual(booted.returncode, 2, booted.stderr)
+        self.assertIn("cannot be decrypted", booted.stderr)
+        self.assertNotIn("luks-booted", self.libvirtd.virsh("list", "--all", "--name").stdout)
 
     def test_8_what_is_wrong_is_said(self):
         image = self.create("rbd/wrong")

@@ -94,7 +94,7 @@ bool Pool::has(const std::string& image) {
 
 void Pool::create(const std::string& image, const RbdLayout& layout) {
   const ImageOptions options = image_options();
-  set(options, RBD_IMAGE_OPTION_ORDER, layout.order);
+  if (layout.order != 0) set(options, RBD_IMAGE_OPTION_ORDER, layout.order);
   if (layout.features) set(options, RBD_IMAGE_OPTION_FEATURES, *layout.features);
   if (layout.stripe_unit != 0 && layout.stripe_count != 0) {
     set(options, RBD_IMAGE_OPTION_STRIPE_UNIT, layout.stripe_unit);

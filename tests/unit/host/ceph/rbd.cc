@@ -276,6 +276,26 @@ TEST_CASE("pools, namespaces and features are read") {
   CHECK_THROWS_AS(static_cast<void>(parse_rbd_features({"layering", "object-map"})), UsageError);
 }
 
+TEST_CASE("a copy is laid out as its source where nothing else is asked for") {
+  constexpr std::uint64_t journaling_and_data_pool = 64 + 128;
+  const RbdLayout source{
+      .order = 20, .features = 13 + journaling_and_data_pool, .stripe_unit = 65536, .stripe_count = 4};
+  CHECK(completed({}, {}) == RbdLayout{.order = 22});
+  CHECK(completed({}, source) == RbdLayout{.order = 20, .features = 13, .stripe_unit = 65536, .stripe_count = 4});
+  CHECK(completed({.order = 15, .features = 1}, source) == RbdLayout{.order = 15, .features = 1});
+  CHECK(completed({.stripe_unit = 4096, .stripe_count = 2}, source) ==
+        RbdLayout{.order = 20, .features = 13, .stripe_unit = 4096, .stripe_count = 2});
+  // As librbd tells it of an image without stripes.
+  const RbdLayout plain{.order = 22, .features = 0, .stripe_unit = 4 << 20, .stripe_count = 1};
+  CHECK(completed({}, plain) == RbdLayout{.order = 22});
+  CHECK(completed({.order = 25}, plain) == RbdLayout{.order = 25});
+  for (const RbdLayout& none : {RbdLayout{.order = 64, .stripe_unit = 3, .stripe_count = 7},
+                                RbdLayout{.order = 11, .stripe_unit = 4096, .stripe_count = std::uint64_t{1} << 32},
+                                RbdLayout{.stripe_unit = 0, .stripe_count = 4}})
+    CHECK(completed({}, none) == RbdLayout{.order = 22});
+  CHECK_THROWS_AS(static_cast<void>(completed({.stripe_unit = 2 << 20, .stripe_count = 2}, source)), UsageError);
+}
+
 TEST_CASE("an image is locked, watched, renamed and cloned") {
   const auto pool = rbd_pool();
   pool->create("held", {.size = 4 * mib});

@@ -46,6 +46,22 @@ TEST_CASE("manifests had no state in the beginning") {
   CHECK(parse_manifest(json).state.empty());
 }
 
+TEST_CASE("an RBD image's layout is read as it was written, and was not there in the beginning") {
+  Manifest manifest = parse_manifest(document());
+  const RbdLayout layout{.order = 20, .features = 13, .stripe_unit = 65536, .stripe_count = 4};
+  DiskRecord& disk = manifest.disks.emplace_back();
+  disk.target = "vda";
+  disk.rbd = RbdBase{.cluster = "c", .image_id = "i", .snapshot = "s", .snapshot_id = 1};
+  disk.rbd->layout = layout;
+  Json json = to_json(manifest);
+  CHECK(parse_manifest(json).disks.at(0).rbd->layout == layout);
+  Json& rbd = json["disks"][0]["rbd"];
+  rbd["layout"]["order"] = "20";
+  CHECK_THROWS_AS(static_cast<void>(parse_manifest(json)), Corruption);
+  rbd.erase("layout");
+  CHECK(parse_manifest(json).disks.at(0).rbd->layout == RbdLayout());
+}
+
 TEST_CASE("a state that leads elsewhere or has no limit is none") {
   const auto refused = [](const char* field, const Json& value) {
     Json json = document();
