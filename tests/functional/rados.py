@@ -15,6 +15,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -314,6 +315,192 @@ class Troubled(Rados):
     def is_full(self):
         pools = self.ceph.ask({"prefix": "osd dump", "format": "json"})[0]["pools"]
         return all("full" in pool["flags_names"].split(",") for pool in pools if pool["type"] == 1)
+
+
+class StoodStill(Rados):
+    """Writers and prunes that are stopped, until others have taken their leases or changed what they have looked at."""
+
+    @contextlib.contextmanager
+    def late(self, url, domain, image, when=lambda: True):
+        """A backup that is stopped before its commit, when that is so: the pause alone ends after half a minute."""
+        pauses = pathlib.Path(tempfile.mkdtemp(prefix="pauses-", dir=self.scratch))
+        (pauses / "commit").touch()
+        with self.backup_at_work(url, domain, image, env={"STILLPOINT_TEST_PAUSE": str(pauses)}) as backup:
+            reached = pauses / "commit.reached"
+            wait_until(lambda: reached.exists() and when(), 60, "a backup that would commit")
+            backup.send_signal(signal.SIGSTOP)
+            reached.unlink()
+            yield backup
+
+    @contextlib.contextmanager
+    def prune_that_waits(self, url, name_space):
+        """A prune that has doomed packs, and waits for whoever may rely on them."""
+        with subprocess.Popen(
+            [PROGRAM, "--repository", url, "prune", "--wait", "5", "--json"], env={"PATH": os.environ["PATH"]},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as prune:
+            try:
+                wait_until(lambda: any(entry.startswith("n.") for entry in self.entries(name_space, "dir/waits")), 60, "a prune that waits")
+                yield prune
+            finally:
+                prune.kill()
+
+    def go_on(self, stopped, code=0):
+        stopped.send_signal(signal.SIGCONT)
+        return self.finished(stopped, code)
+
+    def value(self, name_space, folder, entry):
+        path = self.scratch / "value"
+        self.ceph.rados("-p", "vault", "-N", name_space, "getomapval", folder, entry, path)
+        return path.read_text(encoding="ascii")
+
+    def set_value(self, name_space, folder, entry, value):
+        self.ceph.rados("-p", "vault", "-N", name_space, "setomapval", folder, entry, value)
+
+    def expire(self, name_space, stopped):
+        """As if it had been stopped for half an hour: its leases are as old as that, and are not renewed."""
+        long_ago = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 20 * 60))
+        found = 0
+        for entry in self.entries(name_space, "dir/locks"):
+            if not entry.startswith("d."):
+                continue
+            document = self.value(name_space, "dir/locks", entry)
+            lease = json.loads(document)["lease"]
+            if lease["process"] != stopped.pid:
+                continue
+            content = document.split('"lease":', 1)[1][:-2].replace(lease["expires"], long_ago)
+            sealed = f'{{"sha256":"{hashlib.sha256(content.encode()).hexdigest()}","lease":{content}}}\n'
+            self.assertEqual(len(sealed), len(document))
+            self.set_value(name_space, "dir/locks", entry, sealed)
+            found += 1
+        self.assertGreater(found, 0)
+
+    def packs(self, name_space, kind="n."):
+        """Each by its folder's object and its entry there; "u.": those that are being written."""
+        folders = [name for name in self.objects(name_space) if name.startswith("dir/packs/")]
+        return {(folder, entry) for folder in folders for entry in self.entries(name_space, folder) if entry.startswith(kind)}
+
+    def init_with_useless_packs(self, name_space):
+        """A repository with a still point of "third", and packs with all of "fourth", whose still point is gone."""
+        url = self.init(name_space)
+        kept = self.backup(url, "web1", self.disk("third"))["name"]
+        needed = self.packs(name_space)
+        gone = self.backup(url, "web2", self.disk("fourth"))["name"]
+        # Of yesterday: prune leaves alone what those who work may just have written.
+        for pack in self.packs(name_space):
+            *entry, written = self.value(name_space, *pack).split(" ")
+            self.set_value(name_space, *pack, " ".join((*entry, str(int(written) - 86400 * 10**6))))
+        self.stillpoint(url, "delete", gone)
+        return url, kept, self.packs(name_space) - needed
+
+    def pruned(self, url):
+        return json.loads(self.stillpoint(url, "prune", "--json").stdout)["reclaimed"]
+
+    def check_all(self, url, still_points):
+        """Name and image of each that was acknowledged, in the order of their names."""
+        self.assertEqual(self.listed(url), [name for name, _ in still_points])
+        self.stillpoint(url, "verify", "--read-data")
+        for name, image in still_points:
+            self.check(url, name, self.disk(image))
+
+    def test_a_writer_whose_lease_was_taken_commits_nothing(self):
+        url, kept, useless = self.init_with_useless_packs("fenced")
+        before = set(self.pieces("fenced"))
+        with self.late(url, "web3", self.disk("fourth")) as relying:
+            self.assertEqual(self.packs("fenced", "u."), set(), "it has found all that it needs")
+            with self.late(url, "web4", self.disk("fifth")) as writing:
+                self.assertEqual(len(self.packs("fenced", "u.")), 1)
+                for backup in (relying, writing):
+                    self.expire("fenced", backup)
+                self.assertIn("has expired", self.stillpoint(url, "prune").stderr)
+                self.assertTrue(useless.isdisjoint(self.packs("fenced")), "what one of them relied on is gone")
+                self.assertEqual(self.packs("fenced", "u."), set(), "and what the other had begun")
+                kept_pieces = before.intersection(self.pieces("fenced"))
+                for backup in (relying, writing):
+                    self.assertIn("its lease on the repository was taken away", self.go_on(backup, code=10))
+        self.assertEqual(set(self.pieces("fenced")), kept_pieces)
+        self.check_all(url, [(kept, "third")])
+        taken = [(self.backup(url, domain, self.disk(image))["name"], image) for domain, image in (("web3", "fourth"), ("web4", "fifth"))]
+        self.check_all(url, [(kept, "third"), *taken])
+
+    def test_a_lease_that_expired_and_that_nobody_took_holds(self):
+        url, kept, useless = self.init_with_useless_packs("expired")
+        with self.late(url, "web3", self.disk("fourth")) as backup:
+            self.expire("expired", backup)
+            # Others work meanwhile, but no prune.
+            other = self.backup(url, "web4", self.disk("fifth"))["name"]
+            self.stillpoint(url, "verify")
+            taken = self.go_on(backup)["name"]
+        self.check_all(url, [(kept, "third"), (taken, "fourth"), (other, "fifth")])
+        self.stillpoint(url, "prune")
+        self.assertLessEqual(useless, self.packs("expired"), "they are needed again")
+        self.check_all(url, [(kept, "third"), (taken, "fourth"), (other, "fifth")])
+
+    def test_a_backup_that_commits_after_a_prune_has_doomed_what_it_relies_on(self):
+        url, kept, useless = self.init_with_useless_packs("late")
+        before = self.packs("late")
+        # Its first pack is full, and nothing needs it yet.
+        large = (url, "web4", self.disk("first", 70 * MIB), lambda: len(self.packs("late")) > len(before))
+        with self.late(url, "web3", self.disk("fourth")) as relying, self.late(*large) as writing:
+            fresh = self.packs("late") - before
+            pruned = self.pruned(url)
+            self.assertEqual((pruned["packs_deleted"], pruned["packs_waiting"]), (0, len(useless)), pruned)
+            taken = [(self.go_on(backup), image) for backup, image in ((relying, "fourth"), (writing, "first"))]
+        self.assertLess(taken[0][0]["disks"][0]["stored"], MIB)
+        still_points = [(kept, "third"), *((manifest["name"], image) for manifest, image in taken)]
+        self.check_all(url, still_points)
+        self.assertLessEqual(before | fresh, self.packs("late"))
+        self.assertEqual(self.pruned(url)["packs_waiting"], 0)
+        self.assertTrue(useless.isdisjoint(self.packs("late")), "what is needed of them is stored again")
+        self.check_all(url, still_points)
+
+    def test_a_backup_that_commits_while_a_prune_waits_for_it(self):
+        url, kept, useless = self.init_with_useless_packs("waited")
+        with self.late(url, "web3", self.disk("fourth")) as backup, self.prune_that_waits(url, "waited") as prune:
+            # Whoever comes now knows of the doom.
+            other = self.backup(url, "web4", self.disk("fourth"))
+            self.assertGreater(other["disks"][0]["stored"], 4 * MIB)
+            taken = self.go_on(backup)
+            self.assertEqual(self.finished(prune)["reclaimed"]["packs_deleted"], len(useless))
+        self.assertLess(taken["disks"][0]["stored"], MIB)
+        self.assertTrue(useless.isdisjoint(self.packs("waited")))
+        self.check_all(url, [(kept, "third"), (taken["name"], "fourth"), (other["name"], "fourth")])
+
+    def test_a_prune_whose_lease_was_taken_deletes_nothing(self):
+        url, kept, useless = self.init_with_useless_packs("overtaken")
+        with self.late(url, "web3", self.disk("fourth")) as backup, self.prune_that_waits(url, "overtaken") as prune:
+            prune.send_signal(signal.SIGSTOP)
+            self.expire("overtaken", prune)
+            self.assertEqual(self.pruned(url)["packs_waiting"], len(useless))
+            taken = self.go_on(backup)["name"]
+            self.assertIn("its lease on the repository was taken away", self.go_on(prune, code=10))
+        self.assertLessEqual(useless, self.packs("overtaken"))
+        self.check_all(url, [(kept, "third"), (taken, "fourth")])
+        self.assertEqual(self.pruned(url)["packs_waiting"], 0)
+        self.assertTrue(useless.isdisjoint(self.packs("overtaken")))
+        self.check_all(url, [(kept, "third"), (taken, "fourth")])
+
+    def test_a_lock_whose_holder_is_gone_ends_by_itself(self):
+        url, key = self.url("locked"), self.disk("key", 64)
+        with_key = functools.partial(self.stillpoint, url, "--key-file", key)
+        with_key("init", "--encrypt")
+        with_key("key", "add", "--label", "second", "--new-key-file", self.disk("second key", 64))
+
+        def labels():
+            return {row["label"]: row["id"] for row in json.loads(with_key("key", "list", "--json").stdout)}
+
+        keys = labels()
+        self.assertEqual(len(keys), 2)
+        lasts = 4
+        self.ceph.rados(
+            "-p", "vault", "-N", "locked", "lock", "get", "lock/keys", "stillpoint", "--lock-cookie", "theirs", "--lock-duration", str(lasts)
+        )
+        end = time.monotonic() + lasts
+        self.assertIn("somebody else removes a key", with_key("key", "remove", keys["second"], code=10).stderr)
+        self.assertEqual(labels(), keys)
+        time.sleep(max(0, end - time.monotonic()))
+        with_key("key", "remove", keys.pop("second"))
+        self.assertEqual(labels(), keys)
 
 
 class WithoutMonitor(Rados):
