@@ -370,6 +370,63 @@ class Rbd(unittest.TestCase):
             self.assertEqual(json.loads(self.outcome)["error"]["code"], 7)
         self.check(self.backup(domain), image, incremental=False)
 
+    def lockers(self, domain):
+        """Of the lock in the pool that keeps other backups of the domain away."""
+        return json.loads(self.lock(domain, "info"))["lockers"]
+
+    def lock(self, domain, what, *arguments):
+        uuid = self.libvirtd.virsh("domuuid", domain).stdout.strip()
+        return self.ceph.rados("-p", "vault", "lock", what, f"lock/domain-{uuid}", "stillpoint", *arguments)
+
+    def break_lock(self, domain):
+        """Stands for its end, which comes when its holder was stopped for 30 seconds."""
+        (locker,) = self.lockers(domain)
+        self.lock(domain, "break", locker["name"], "--lock-cookie", locker["cookie"])
+
+    def test_7_a_domain_lock_that_ended_meanwhile(self):
+        """A repository in a pool: whoever stands still for half a minute loses the lock, and with it what another backup
+        of the domain takes for left behind."""
+        self.ceph.ask({"prefix": "osd pool create", "pool": "vault", "pg_num": 8})
+        self.companion = Companion(self.companion.program, self.companion.uri, "")
+        self.companion.repository = f"rados://vault?conf={self.ceph.conf}"
+        self.companion.init()
+        image = self.create("rbd/locked")
+        domain = self.define("locked", image)
+        self.check(self.backup(domain), image, incremental=False)
+
+        self.write(image, (5 * MIB, 65536))
+        with self.paused(domain, "commit") as holder:
+            self.refused(domain, 10, "another backup of this domain")
+            holder.send_signal(signal.SIGSTOP)
+            self.break_lock(domain)
+            command = [self.companion.program, "backup", domain, "--json", "--repository", self.companion.repository]
+            with subprocess.Popen([*command, "--connect", self.companion.uri], stdout=subprocess.PIPE, text=True) as other:
+                wait_until(lambda: self.lockers(domain), 30, "another backup that has the lock")
+                # RBD would put a client that stands still for longer on the block list, to get the image's own lock.
+                holder.send_signal(signal.SIGCONT)
+                second = json.loads(other.communicate(timeout=90)[0])
+        self.assertIn("removed while it was read", self.errors)
+        self.assertEqual(json.loads(self.outcome)["error"]["code"], 7)
+        self.check(second, image, incremental=True)
+        self.assertEqual([point["name"] for point in self.companion.json("list")][1:], [second["name"]])
+
+        # Nobody else has it.
+        with self.paused(domain, "commit") as holder:
+            self.break_lock(domain)
+            self.assertTrue(any("is taken again" in line for line in holder.stderr))
+            self.refused(domain, 10, "another backup of this domain")
+        self.check(json.loads(self.outcome), image, incremental=True)
+
+        # Somebody has it, but has touched nothing: it is still his when the first holder ends.
+        with self.paused(domain, "commit"):
+            self.break_lock(domain)
+            self.lock(domain, "get", "--lock-cookie", "theirs")
+        self.check(json.loads(self.outcome), image, incremental=True)
+        self.assertEqual([locker["cookie"] for locker in self.lockers(domain)], ["theirs"])
+        self.refused(domain, 10, "another backup of this domain")
+        self.break_lock(domain)
+        self.check(self.backup(domain), image, incremental=True)
+
     def restore_in_place(self, manifest, *arguments, code=0, says=""):
         words = ("--in-place", "--overwrite", *arguments)
         done = self.companion.run("restore", manifest["name"], *words, check=False, env={**os.environ, "CEPH_ARGS": ""})
