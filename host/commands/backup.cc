@@ -406,10 +406,8 @@ void back_up_shut_off(Run& run, const Domain& domain) {
   keep_bases(run, disks);
 }
 
-}  // namespace
-
-Manifest take_still_point(const BackupRequest& request, Repository& repository, Progress& progress,
-                          const std::stop_token& stop) {
+Manifest back_up(const BackupRequest& request, Repository& repository, Progress& progress,
+                 const std::stop_token& stop) {
   Run run{request, repository, progress, stop, {}, {}, {}, {}};
   run.manifest.id = random_id();
   run.manifest.domain = request.domain;
@@ -435,6 +433,19 @@ Manifest take_still_point(const BackupRequest& request, Repository& repository, 
   else
     back_up_shut_off(run, domain);
   return run.manifest;
+}
+
+}  // namespace
+
+Manifest take_still_point(const BackupRequest& request, Repository& repository, Progress& progress,
+                          const std::stop_token& stop) {
+  try {
+    return back_up(request, repository, progress, stop);
+  } catch (const StorageError&) {
+    // What was unfinished goes with the lease: that is the better reason.
+    repository.check_lease();
+    throw;
+  }
 }
 
 }  // namespace stillpoint

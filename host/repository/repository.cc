@@ -385,7 +385,7 @@ void Repository::commit(Manifest& manifest) {
     if (const std::shared_ptr<ChunkStore> chunks = engine_->opened_chunks()) chunks->flush();
   } catch (const StorageError&) {
     // Without a lease its unfinished packs are gone too: that is the better reason.
-    engine_->lease->check();
+    check_lease();
     throw;
   }
   // A prune that does not know it would delete it.
@@ -397,8 +397,12 @@ void Repository::commit(Manifest& manifest) {
   object->append(as_bytes(document));
   relink_base(manifest);
   // Whoever takes the lease away from here on takes the unfinished object too.
-  engine_->lease->check();
+  check_lease();
   object->commit();
+}
+
+void Repository::check_lease() {
+  if (engine_->lease) engine_->lease->check();
 }
 
 /// An incremental relies on its base without looking. Where prune works meanwhile, and the base may be no more, it

@@ -120,6 +120,8 @@ class Repository {
   /// Makes everything written durable, then the manifest: pack -> fsync -> rename -> directory fsync -> index ->
   /// manifest. manifest.name is set (free_name). Nothing that is not committed is ever listed.
   void commit(Manifest& manifest);
+  /// Throws Locked when the lease that it works under was taken away, for it stood still too long.
+  void check_lease();
 
   /// Every chunk that is read is checked against its id (Corruption). `cache_bytes`: so much of the chunks of which a
   /// part was read is kept in memory, for the rest of them is often read next.

@@ -423,6 +423,19 @@ class StoodStill(Rados):
         taken = [(self.backup(url, domain, self.disk(image))["name"], image) for domain, image in (("web3", "fourth"), ("web4", "fifth"))]
         self.check_all(url, [(kept, "third"), *taken])
 
+    def test_a_writer_whose_lease_was_taken_while_it_read(self):
+        url = self.init("reading")
+        before = self.pieces("reading")
+        # The first pack is full before all is read.
+        with self.backup_at_work(url, "web1", self.disk("sixth", 140 * MIB), "--limit", "100M") as backup:
+            wait_until(lambda: len(self.pieces("reading")) > len(before) + 2, 60, "some pieces are written")
+            backup.send_signal(signal.SIGSTOP)
+            self.expire("reading", backup)
+            self.stillpoint(url, "prune")
+            self.assertIn("its lease on the repository was taken away", self.go_on(backup, code=10))
+        self.assertEqual(self.listed(url), [])
+        self.assertEqual(self.pieces("reading"), before)
+
     def test_a_lease_that_expired_and_that_nobody_took_holds(self):
         url, kept, useless = self.init_with_useless_packs("expired")
         with self.late(url, "web3", self.disk("fourth")) as backup:
