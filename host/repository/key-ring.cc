@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <set>
 
 namespace stillpoint {
@@ -92,6 +93,20 @@ Json read_key(Store& store, const std::string& id) {
     }
     throw;
   }
+}
+
+/// Whichever of its two objects is whole.
+std::optional<std::string> whole_document(Store& store, const std::string& id) {
+  for (const std::string& object : {object_of(id), copy_of(id)}) {
+    try {
+      std::string text = store.get(object, longest_key);
+      static_cast<void>(open_document("key", text, object));
+      return text;
+    } catch (const NotFound&) {
+    } catch (const Corruption&) {
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -233,13 +248,23 @@ void KeyRing::remove(const std::string& id) {
   // Two of these at once could each leave the other's key as the last one.
   const std::unique_ptr<StoreLock> lock = store_.try_lock("keys");
   if (!lock) throw Locked("somebody else removes a key", "try again");
+  const auto is_last = [&id](const std::vector<KeyInfo>& keys) {
+    return std::ranges::none_of(keys, [&](const KeyInfo& key) { return key.id != id && key.kind != "damaged"; });
+  };
   const std::vector<KeyInfo> keys = list();
   if (std::ranges::find(keys, id, &KeyInfo::id) == keys.end())
     throw NotFound(fmt::format("there is no key {}", id), "'stillpoint key list' shows them");
-  if (std::ranges::count_if(keys, [&](const KeyInfo& key) { return key.id != id && key.kind != "damaged"; }) == 0)
+  if (is_last(keys))
     throw UsageError("this is the last key: without it nobody could read the repository", "add another one first");
+  const std::optional<std::string> document = whole_document(store_, id);
   store_.remove(object_of(id));
   store_.remove(copy_of(id));
+  // In a Ceph pool a lock ends while its holder stands still, and whoever took it may have removed the others.
+  if (!document || !is_last(list())) return;
+  for (const std::string& object : {object_of(id), copy_of(id)})
+    store_.put(object, as_bytes(*document));
+  throw Locked("somebody else has removed the other keys meanwhile: this one is the last, and was put back",
+               "add another one first");
 }
 
 }  // namespace stillpoint

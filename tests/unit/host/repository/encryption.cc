@@ -5,6 +5,7 @@
 #include "host/repository/document.hh"
 #include "host/repository/record-seal.hh"
 #include "host/repository/repository.hh"
+#include "tests/unit/host/repository/faulty-store.hh"
 #include "tests/unit/host/repository/support.hh"
 
 #include <doctest/doctest.h>
@@ -267,6 +268,28 @@ TEST_CASE("keys come and go, and no pack is touched") {
   KeySource short_file;
   short_file.key_file = "short";
   CHECK_THROWS_AS(encrypted.open(passphrase).add_key(short_file, ""), ConfigError);
+}
+
+TEST_CASE("whoever removes the last key, for his lock had ended, puts it back") {
+  const Encrypted encrypted;
+  const std::string first = encrypted.open().keys().at(0).id;
+  KeySource passphrase;
+  passphrase.passphrase = "correct horse";
+  const std::string other = encrypted.open().add_key(passphrase, "");
+  bool looked = false;
+  const auto remove_other = [&](FaultyStore::Step step, std::uint64_t /*number*/) {
+    if (step != FaultyStore::Step::change || !looked) return;
+    for (const char* end : {"", ".copy"})
+      fs::remove(encrypted.root() / "keys" / (other + end));
+  };
+  const auto store =
+      std::make_shared<FaultyStore>(open_store(encrypted.scratch.repository(), StoreAccess::write), remove_other);
+  Repository repository(store, Repository::Mode::write, with(key_file('k')));
+  looked = true;
+  CHECK_THROWS_AS(repository.remove_key(first), Locked);
+  CHECK(encrypted.open().keys().size() == 1);
+  CHECK(encrypted.reads());
+  CHECK(encrypted.verify().problems.empty());
 }
 
 TEST_CASE("prune and rebuild work on what is encrypted") {
