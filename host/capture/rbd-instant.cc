@@ -48,8 +48,8 @@ struct RbdInstant::Disk {
   RbdBase next{};
 };
 
-/// Requests that are made at once, each in a thread. Whoever no longer waits finds them ended in the destructor, which
-/// the cluster's own limit bounds.
+/// Requests that are made at once, each in a thread. Whoever no longer waits finds them ended in the destructor: each
+/// request has its own limit.
 class RbdInstant::Taking {
  public:
   explicit Taking(const std::vector<std::function<void()>>& requests) : left_(requests.size()) {

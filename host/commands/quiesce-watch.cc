@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include "common/bounded-call.hh"
 #include "common/log.hh"
 #include "host/ceph/cluster.hh"
 #include "host/ceph/rbd.hh"
@@ -7,7 +8,6 @@
 #include "host/commands/output.hh"
 #include "host/commands/rbd-disks.hh"
 #include "host/commands/shared-window.hh"
-#include "host/guest/bounded-call.hh"
 #include "host/guest/connection.hh"
 
 #include <CLI/CLI.hpp>

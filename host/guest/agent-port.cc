@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/guest/agent-port.hh"
 
+#include "common/bounded-call.hh"
 #include "common/deleter.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
-#include "host/guest/bounded-call.hh"
 #include "host/guest/domain-xml.hh"
 #include "host/guest/session.hh"
 #include "host/guest/virt-error.hh"

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/guest/backup-job.hh"
 
+#include "common/bounded-call.hh"
 #include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "host/guest/backup-xml.hh"
-#include "host/guest/bounded-call.hh"
 #include "host/guest/checkpoint.hh"
 #include "host/guest/domain-xml.hh"
 #include "host/guest/job-directory.hh"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/guest/connection.hh"
 
+#include "common/bounded-call.hh"
 #include "common/deleter.hh"
-#include "host/guest/bounded-call.hh"
 #include "host/guest/domain-xml.hh"
 #include "host/guest/event-loop.hh"
 #include "host/guest/session.hh"

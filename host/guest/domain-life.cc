@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/guest/domain-life.hh"
 
+#include "common/bounded-call.hh"
 #include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
-#include "host/guest/bounded-call.hh"
 #include "host/guest/session.hh"
 #include "host/guest/virt-error.hh"
 

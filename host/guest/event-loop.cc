@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/guest/event-loop.hh"
 
-#include "host/guest/signal-mask.hh"
+#include "common/signal-mask.hh"
 #include "host/guest/virt-error.hh"
 
 #include <libvirt/libvirt.h>

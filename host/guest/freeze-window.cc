@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/guest/freeze-window.hh"
 
+#include "common/bounded-call.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
 #include "common/protocol.hh"
 #include "common/test-pause.hh"
 #include "host/guest/agent-command.hh"
-#include "host/guest/bounded-call.hh"
 #include "host/guest/session.hh"
 #include "host/guest/thaw-guard.hh"
 #include "host/guest/thaw.hh"

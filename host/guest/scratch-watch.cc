@@ -3,8 +3,8 @@
 
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "common/signal-mask.hh"
 #include "host/guest/session.hh"
-#include "host/guest/signal-mask.hh"
 #include "host/guest/virt-error.hh"
 
 #include <fmt/format.h>

@@ -4,8 +4,8 @@
 #include "common/clock.hh"
 #include "common/errors.hh"
 #include "common/log.hh"
+#include "common/signal-mask.hh"
 #include "host/guest/session.hh"
-#include "host/guest/signal-mask.hh"
 #include "host/guest/thaw-guard-words.hh"
 
 #include <fcntl.h>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/guest/thaw.hh"
 
+#include "common/bounded-call.hh"
 #include "common/errors.hh"
 #include "host/guest/agent-command.hh"
-#include "host/guest/bounded-call.hh"
 #include "host/guest/session.hh"
 #include "host/guest/virt-error.hh"
 

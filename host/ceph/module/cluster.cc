@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "host/ceph/module/cluster.hh"
 
+#include "common/bounded-call.hh"
 #include "host/ceph/module/rados-pool.hh"
 #include "host/ceph/module/rbd-pool.hh"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <utility>
 
 namespace stillpoint {
 namespace {
@@ -19,6 +25,21 @@ CPtr<void, rados_shutdown> create(const std::string& user) {
 }
 
 }  // namespace
+
+int ask_holder(std::function<int()> call) {
+  if (const auto result = bounded_call(Deadline(ceph_holder_limit), std::move(call))) return *result;
+  static std::once_flag once;
+  // What the libraries do at the end of a program takes away what that call still uses.
+  std::call_once(once, [] {
+    ::on_exit(
+        [](int status, void*) {
+          std::fflush(nullptr);
+          ::_exit(status);
+        },
+        nullptr);
+  });
+  return -ETIMEDOUT;
+}
 
 Cluster::Cluster(const CephAddress& address) : cluster_(create(address.user.empty() ? "admin" : address.user)) {
   const std::string user = address.user.empty() ? "admin" : address.user;

@@ -7,6 +7,7 @@
 #include <rados/librados.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -19,6 +20,13 @@ inline constexpr std::chrono::seconds ceph_connect_limit{15};
 inline constexpr std::chrono::seconds ceph_monitor_limit{30};
 /// For one operation: an OSD that restarts needs seconds, one that is down some tens of them until another takes over.
 inline constexpr std::chrono::seconds ceph_operation_limit{90};
+
+/// For what librbd asks the holder of an image's lock to do (QEMU, of a guest's disk): while that one lives and does
+/// not answer, as when he waits for a monitor, it asks again and again, and librados' limits do not end it.
+inline constexpr std::chrono::seconds ceph_holder_limit{60};
+/// Such a call, which owns all that it touches: it is left to itself at the limit, and this program's end does not wait
+/// for it. Returns -ETIMEDOUT then.
+[[nodiscard]] int ask_holder(std::function<int()> call);
 
 /// Throws CephError when librados or librbd returned a negative errno; else returns what it returned.
 template <typename Result>

@@ -76,7 +76,8 @@ class Image : public RbdImage {
       : context_(std::move(context)),
         place_(std::move(place)),
         words_(fmt::format("RBD image {}", to_string(place_))),
-        image_(image),
+        // Whatever still uses it keeps the connection too.
+        image_(image, [context = context_](rbd_image_t open) { rbd_close(open); }),
         queue_(image, words_, object_size()) {}
 
   const RbdPlace& place() const override { return place_; }
@@ -136,7 +137,7 @@ class Image : public RbdImage {
   std::shared_ptr<PoolContext> context_;
   RbdPlace place_;
   std::string words_;
-  CPtr<void, rbd_close> image_;
+  std::shared_ptr<void> image_;
   RbdQueue queue_;  ///< ends before the image does
 };
 
@@ -238,14 +239,16 @@ std::vector<RbdSnapshot> Image::snapshots() {
 }
 
 void Image::create_snapshot(const std::string& name, bool quiesce) {
-  check(rbd_snap_create2(
-            image_.get(), name.c_str(), quiesce ? 0 : RBD_SNAP_CREATE_SKIP_QUIESCE,
-            [](std::uint64_t, std::uint64_t, void*) { return 0; }, nullptr),
-        fmt::format("cannot take snapshot {}", name));
+  const int result = ask_holder([image = image_, name, quiesce] {
+    return rbd_snap_create2(
+        image.get(), name.c_str(), quiesce ? 0 : RBD_SNAP_CREATE_SKIP_QUIESCE,
+        [](std::uint64_t, std::uint64_t, void*) { return 0; }, nullptr);
+  });
+  check(result, fmt::format("cannot take snapshot {}", name));
 }
 
 void Image::remove_snapshot(const std::string& name) {
-  const int result = rbd_snap_remove(image_.get(), name.c_str());
+  const int result = ask_holder([image = image_, name] { return rbd_snap_remove(image.get(), name.c_str()); });
   if (result != -ENOENT) check(result, fmt::format("cannot remove snapshot {}", name));
 }
 

@@ -149,8 +149,10 @@ void Pool::add_to_group(const std::string& group, RbdPool& images, const std::st
 }
 
 void Pool::snapshot_group(const std::string& group, const std::string& snapshot) {
-  ceph_check(rbd_group_snap_create2(context_->get(), group.c_str(), snapshot.c_str(), RBD_SNAP_CREATE_SKIP_QUIESCE),
-             fmt::format("cannot take a snapshot of RBD group {}", words(group)));
+  const int result = ask_holder([context = context_, group, snapshot] {
+    return rbd_group_snap_create2(context->get(), group.c_str(), snapshot.c_str(), RBD_SNAP_CREATE_SKIP_QUIESCE);
+  });
+  ceph_check(result, fmt::format("cannot take a snapshot of RBD group {}", words(group)));
 }
 
 std::vector<std::string> Pool::snapshots_of_group(const std::string& group) const {
@@ -171,7 +173,9 @@ std::vector<std::string> Pool::snapshots_of_group(const std::string& group) cons
 
 void Pool::remove_group(const std::string& group) {
   for (const std::string& snapshot : snapshots_of_group(group)) {
-    const int result = rbd_group_snap_remove(context_->get(), group.c_str(), snapshot.c_str());
+    const int result = ask_holder([context = context_, group, snapshot] {
+      return rbd_group_snap_remove(context->get(), group.c_str(), snapshot.c_str());
+    });
     if (result != -ENOENT)
       ceph_check(result, fmt::format("cannot remove snapshot {} of RBD group {}", snapshot, words(group)));
   }

@@ -16,8 +16,8 @@ namespace stillpoint {
 void run_detached(std::packaged_task<void()> task);
 
 /// Runs `call` in a thread of its own and waits for it until the deadline; nullopt when it is not over by then (the
-/// thread is left to itself: `call` must own everything it touches). Rethrows what `call` throws. libvirt's calls
-/// cannot be cancelled, and some wait for a daemon that does not answer.
+/// thread is left to itself: `call` must own everything it touches). Rethrows what `call` throws. Calls of libvirt and
+/// librbd cannot be cancelled, and some wait for a daemon that does not answer.
 template <typename F>
 [[nodiscard]] auto bounded_call(const Deadline& deadline, F call) -> std::optional<std::invoke_result_t<F&>> {
   auto promise = std::make_shared<std::promise<std::invoke_result_t<F&>>>();

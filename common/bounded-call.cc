@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-#include "host/guest/bounded-call.hh"
+#include "common/bounded-call.hh"
 
-#include "host/guest/signal-mask.hh"
+#include "common/signal-mask.hh"
 
 #include <thread>
 

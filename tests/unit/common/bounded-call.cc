@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-#include "host/guest/bounded-call.hh"
+#include "common/bounded-call.hh"
 
 #include "common/errors.hh"
 
