@@ -87,6 +87,25 @@ class RbdInstant::Taking {
   std::vector<std::jthread> threads_;
 };
 
+/// What cannot be removed now the next still point removes; a cluster that does not answer is not asked on.
+class RbdInstant::Tidying {
+ public:
+  template <typename Step>
+  void attempt(const Step& step) noexcept {
+    if (!answers_) return;
+    try {
+      step();
+    } catch (const std::exception& e) {
+      const auto* const error = dynamic_cast<const CephError*>(&e);
+      answers_ = error == nullptr || error->exit_code() != ExitCode::unreachable;
+      log_warning("something that is not needed stays in the Ceph cluster until the next still point: {}", e.what());
+    }
+  }
+
+ private:
+  bool answers_ = true;
+};
+
 RbdInstant::RbdInstant(const std::vector<RbdSource>& sources, const std::string& prefix, const std::string& domain,
                        const std::string& id)
     : prefix_(prefix), group_(prefix + domain + "." + id), snapshot_(prefix + id), domain_(domain) {
@@ -294,32 +313,26 @@ std::unique_ptr<QueuedReader> RbdInstant::open(const std::string& target) const 
   }
 }
 
-void RbdInstant::keep() {
+void RbdInstant::keep() noexcept {
   kept_ = true;
+  Tidying tidy;
   for (const auto& pool : group_pools_)
-    pool->remove_group(group_);
+    tidy.attempt([&] { pool->remove_group(group_); });
   for (const auto& disk : disks_)
-    for (const RbdSnapshot& snapshot : disk->image->snapshots())
-      if (snapshot.kind == RbdSnapshot::Kind::user && snapshot.name.starts_with(prefix_) && snapshot.name != snapshot_)
-        disk->image->remove_snapshot(snapshot.name);
+    tidy.attempt([&] {
+      for (const RbdSnapshot& snapshot : disk->image->snapshots())
+        if (snapshot.kind == RbdSnapshot::Kind::user && snapshot.name.starts_with(prefix_) &&
+            snapshot.name != snapshot_)
+          disk->image->remove_snapshot(snapshot.name);
+    });
 }
 
 void RbdInstant::undo() noexcept {
-  bool answers = true;
-  const auto attempt = [&](const auto& step) {
-    if (!answers) return;
-    try {
-      step();
-    } catch (const std::exception& e) {
-      const auto* const error = dynamic_cast<const CephError*>(&e);
-      answers = error == nullptr || error->exit_code() != ExitCode::unreachable;
-      log_warning("something of a failed still point stays in the Ceph cluster until the next one: {}", e.what());
-    }
-  };
+  Tidying tidy;
   for (const auto& pool : group_pools_)
-    attempt([&] { pool->remove_group(group_); });
+    tidy.attempt([&] { pool->remove_group(group_); });
   for (const auto& disk : disks_)
-    attempt([&] { disk->image->remove_snapshot(snapshot_); });
+    tidy.attempt([&] { disk->image->remove_snapshot(snapshot_); });
 }
 
 }  // namespace stillpoint

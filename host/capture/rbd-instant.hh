@@ -63,13 +63,14 @@ class RbdInstant {
   [[nodiscard]] std::unique_ptr<QueuedReader> open(const std::string& target) const;
 
   /// After the manifest is committed: the new bases stay, and what earlier still points of this repository left on the
-  /// images goes.
-  void keep();
+  /// images goes, now or with the next one.
+  void keep() noexcept;
 
  private:
   struct Cluster;
   struct Disk;
   class Taking;
+  class Tidying;
 
   [[nodiscard]] const Disk& disk(const std::string& target) const;
   void check_base(Disk& disk) const;

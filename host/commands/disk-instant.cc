@@ -158,17 +158,8 @@ void DiskInstant::check() const {
 }
 
 void DiskInstant::keep() {
-  std::exception_ptr failure;
-  const auto attempt = [&](const auto& step) {
-    try {
-      step();
-    } catch (const Error&) {
-      failure = std::current_exception();
-    }
-  };
-  if (job_) attempt([&] { job_->keep_checkpoint(request_.parent != nullptr ? request_.parent->checkpoint : ""); });
-  if (rbd_) attempt([&] { rbd_->keep(); });
-  if (failure) std::rethrow_exception(failure);
+  if (rbd_) rbd_->keep();
+  if (job_) job_->keep_checkpoint(request_.parent != nullptr ? request_.parent->checkpoint : "");
 }
 
 }  // namespace stillpoint
