@@ -521,22 +521,6 @@ class Rbd(unittest.TestCase):
         with contextlib.suppress(FileNotFoundError):
             self.assertEqual([], [n for n in os.listdir(self.companion.repository / "manifests") if n.startswith("wrong")])
 
-    def test_8_a_monitor_that_stands_still(self):
-        images = [self.create("rbd/stands"), self.create("fast/still")]
-        for name in ("one", "two"):
-            domain = self.define(f"stands-{name}", *images[: 1 if name == "one" else 2])
-            self.libvirtd.virsh("start", domain)
-            listed = self.companion.json("list")
-            with self.paused(domain, "begin-job") as process:
-                self.ceph.signal("mon", signal.SIGSTOP)
-                self.addCleanup(self.ceph.signal, "mon", signal.SIGCONT)
-            self.assertEqual(process.returncode, 7, self.errors)
-            self.assertIn("did not take the RBD snapshots", self.errors)
-            self.ceph.signal("mon", signal.SIGCONT)
-            self.assertEqual(self.companion.json("list"), listed)
-            self.check(self.backup(domain), *images[: 1 if name == "one" else 2], incremental=False)
-            self.libvirtd.virsh("destroy", domain)
-
     def test_9_no_cluster_no_answer(self):
         image = self.create("rbd/silent")
         domain = self.define("silent", image)
