@@ -22,11 +22,16 @@ template <typename F>
 [[nodiscard]] auto bounded_call(const Deadline& deadline, F call) -> std::optional<std::invoke_result_t<F&>> {
   auto promise = std::make_shared<std::promise<std::invoke_result_t<F&>>>();
   std::future<std::invoke_result_t<F&>> result = promise->get_future();
-  run_detached(std::packaged_task<void()>([promise, call = std::move(call)]() mutable {
+  // Whoever has the answer may end the program: by then what the call owns is released.
+  run_detached(std::packaged_task<void()>([promise, call = std::optional<F>(std::move(call))]() mutable {
     try {
-      promise->set_value(call());
+      auto answer = (*call)();
+      call.reset();
+      promise->set_value(std::move(answer));
     } catch (...) {
-      promise->set_exception(std::current_exception());
+      const std::exception_ptr failure = std::current_exception();
+      call.reset();
+      promise->set_exception(failure);
     }
   }));
   if (result.wait_until(deadline.at()) != std::future_status::ready) return std::nullopt;

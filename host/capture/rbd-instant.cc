@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <condition_variable>
 #include <exception>
 #include <functional>
@@ -66,15 +67,26 @@ class RbdInstant::Taking {
     return true;
   }
 
+  /// Waits for all of them. True when one was left to itself: it may yet be done.
+  bool left_one() {
+    threads_.clear();
+    return left_one_;
+  }
+
  private:
   void run(const std::function<void()>& request) noexcept {
     std::exception_ptr failure;
+    bool is_late = false;
     try {
       request();
+    } catch (const CephError& e) {
+      failure = std::current_exception();
+      is_late = e.code() == ETIMEDOUT;
     } catch (...) {
       failure = std::current_exception();
     }
     const std::lock_guard lock(mutex_);
+    left_one_ = left_one_ || is_late;
     if (failure && !failure_) failure_ = failure;
     --left_;
     done_.notify_all();
@@ -84,6 +96,7 @@ class RbdInstant::Taking {
   std::condition_variable done_;
   std::size_t left_;
   std::exception_ptr failure_;
+  bool left_one_ = false;
   std::vector<std::jthread> threads_;
 };
 
@@ -133,8 +146,14 @@ RbdInstant::RbdInstant(const std::vector<RbdSource>& sources, const std::string&
 }
 
 RbdInstant::~RbdInstant() {
+  const bool is_late = taking_ && taking_->left_one();
   taking_.reset();
-  if (!kept_) undo();
+  if (kept_) return;
+  // Of a snapshot that comes later the next still point finds the group: without it nobody could remove it.
+  if (is_late)
+    log_warning("a failed still point stays in the Ceph cluster until the next one: the cluster does not answer");
+  else
+    undo();
 }
 
 /// Decides whether what changed since the base can be told, and by what.

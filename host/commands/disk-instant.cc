@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 namespace stillpoint {
@@ -157,8 +158,15 @@ void DiskInstant::check() const {
 }
 
 void DiskInstant::keep() {
+  // The job first: it costs the guest, and a cluster that does not answer takes its time.
+  std::exception_ptr failure;
+  try {
+    if (job_) job_->keep_checkpoint(request_.parent != nullptr ? request_.parent->checkpoint : "");
+  } catch (const Error&) {
+    failure = std::current_exception();
+  }
   if (rbd_) rbd_->keep();
-  if (job_) job_->keep_checkpoint(request_.parent != nullptr ? request_.parent->checkpoint : "");
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace stillpoint

@@ -189,8 +189,11 @@ std::vector<DiskCopy> disk_copies(std::string_view xml) {
   const pugi::xml_document document = parse(xml, "domain");
   std::vector<DiskCopy> copies;
   for (const pugi::xpath_node& found : document.select_nodes("/domain/devices/disk[mirror/@job='copy']")) {
-    const std::string image = found.node().child("mirror").child("source").attribute("file").value();
-    if (!image.empty()) copies.push_back({found.node().child("target").attribute("dev").value(), image});
+    const pugi::xml_node disk = found.node();
+    const std::string image = disk.child("mirror").child("source").attribute("file").value();
+    if (!image.empty())
+      copies.push_back(
+          {disk.child("target").attribute("dev").value(), disk.child("source").attribute("file").value(), image});
   }
   return copies;
 }

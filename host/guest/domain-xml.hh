@@ -45,7 +45,8 @@ struct DomainDefinition {
 /// A disk that is being copied to an image, which the domain may then be moved to.
 struct DiskCopy {
   std::string target;
-  std::string image;  ///< a file
+  std::string source;  ///< a file, or empty
+  std::string image;   ///< a file
 };
 /// Those of a running domain. Throws Error when it is not such XML.
 [[nodiscard]] std::vector<DiskCopy> disk_copies(std::string_view xml);

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <map>
 #include <optional>
 #include <set>
@@ -260,9 +261,16 @@ void KeyRing::remove(const std::string& id) {
   store_.remove(object_of(id));
   store_.remove(copy_of(id));
   // In a Ceph pool a lock ends while its holder stands still, and whoever took it may have removed the others.
-  if (!document || !is_last(list())) return;
+  if (!document) return;
+  std::exception_ptr failure;
+  try {
+    if (!is_last(list())) return;
+  } catch (const Error&) {
+    failure = std::current_exception();
+  }
   for (const std::string& object : {object_of(id), copy_of(id)})
     store_.put(object, as_bytes(*document));
+  if (failure) std::rethrow_exception(failure);
   throw Locked("somebody else has removed the other keys meanwhile: this one is the last, and was put back",
                "add another one first");
 }

@@ -190,11 +190,15 @@ void check_mark(const Manifest& manifest, const BootRequest& request) {
                      "name the repository that it was booted from");
 }
 
-/// Copies that nobody will complete, and their images. An operator's own copies have other names.
+/// Copies off the overlays that nobody will complete, and their images. An operator's own copies have other names.
 void end_moves(const Domain& domain, const BootRequest& request) {
   if (!domain.running()) return;
   for (const DiskCopy& copy : disk_copies(domain.xml())) {
-    if (fs::path(copy.image).stem() != fmt::format("{}-{}", request.name, copy.target)) continue;
+    const fs::path image = copy.image;
+    const bool is_ours = image.stem() == fmt::format("{}-{}", request.name, copy.target) &&
+                         (image.extension() == ".qcow2" || image.extension() == ".raw") &&
+                         fs::weakly_canonical(copy.source) == fs::weakly_canonical(overlay_of(request, copy.target));
+    if (!is_ours) continue;
     try {
       end_copy(domain, copy.target);
     } catch (const CaptureError& error) {

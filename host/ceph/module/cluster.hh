@@ -23,7 +23,7 @@ inline constexpr std::chrono::seconds ceph_operation_limit{90};
 
 /// For what librbd asks the holder of an image's lock to do (QEMU, of a guest's disk): while that one lives and does
 /// not answer, as when he waits for a monitor, it asks again and again, and librados' limits do not end it.
-inline constexpr std::chrono::seconds ceph_holder_limit{60};
+inline constexpr std::chrono::seconds ceph_holder_limit = ceph_operation_limit + std::chrono::seconds(10);
 /// Such a call, which owns all that it touches: it is left to itself at the limit, and this program's end does not wait
 /// for it. Returns -ETIMEDOUT then.
 [[nodiscard]] int ask_holder(std::function<int()> call);
