@@ -27,6 +27,7 @@ from support.scratch import Failure, run, say, scratch_directory, unwind_on_sign
 
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"  # of qemu-system-common
 MODULES = "virtio_pci virtio_blk virtiofs overlay dm_mod dm_thin_pool dm_snapshot ext4".split()
+LVM_LIMIT = 300  # Seconds; one command takes a busy machine a minute.
 PASSED = "volume-groups: passed"
 MIB = 1 << 20
 # No multiple of an extent, nor of a page.
@@ -81,10 +82,10 @@ class VolumeGroups(unittest.TestCase):
         with open("/dev/vda", "wb") as disk:
             for _ in range(600):
                 disk.write(b"rubbish." * (MIB // 8))
-        run(["pvcreate", "-q", "-y", "-ff", "-Zy", "/dev/vda"], 120)
-        run(["vgcreate", "-q", "vg", "/dev/vda"], 60)
-        run(["lvcreate", "-q", "-y", "-L", "150M", "-T", "vg/pool"], 60)
-        run(["lvcreate", "-q", "-y", "-Zn", "-L", "100M", "-T", "vg/unclean"], 60)
+        run(["pvcreate", "-q", "-y", "-ff", "-Zy", "/dev/vda"], LVM_LIMIT)
+        run(["vgcreate", "-q", "vg", "/dev/vda"], LVM_LIMIT)
+        run(["lvcreate", "-q", "-y", "-L", "150M", "-T", "vg/pool"], LVM_LIMIT)
+        run(["lvcreate", "-q", "-y", "-Zn", "-L", "100M", "-T", "vg/unclean"], LVM_LIMIT)
         cls.companion = Companion(built_companion(), "", cls.scratch / "repository")
         cls.work = pathlib.Path("/tmp/work")
         cls.work.mkdir()
@@ -96,7 +97,7 @@ class VolumeGroups(unittest.TestCase):
         return json.loads(done.stdout) if done.stdout else {}
 
     def volumes(self):
-        return set(run(["lvs", "--noheadings", "-o", "lv_name", "vg"], 60).stdout.split()) - {"pool", "unclean"}
+        return set(run(["lvs", "--noheadings", "-o", "lv_name", "vg"], LVM_LIMIT).stdout.split()) - {"pool", "unclean"}
 
     def same(self, volume, target):
         """All of it: the disk, and nothing but zeros behind it."""
@@ -108,12 +109,12 @@ class VolumeGroups(unittest.TestCase):
         self.assertEqual(content[len(disk):].strip(b"\0"), b"")
 
     def used(self, volume):
-        percent = float(run(["lvs", "--noheadings", "-o", "data_percent", f"vg/{volume}"], 60).stdout)
+        percent = float(run(["lvs", "--noheadings", "-o", "data_percent", f"vg/{volume}"], LVM_LIMIT).stdout)
         return percent * SIZES["vda" if "vda" in volume else "vdb"] / 100
 
     def remove(self, *names):
         for name in names:
-            run(["lvremove", "-q", "-y", f"vg/{name}"], 60)
+            run(["lvremove", "-q", "-y", f"vg/{name}"], LVM_LIMIT)
         self.assertEqual(self.volumes(), set())
 
     def test_1_thick(self):
@@ -124,7 +125,7 @@ class VolumeGroups(unittest.TestCase):
         xml = (self.work / "thick/vg-test.xml").read_text(encoding="utf-8")
         for target in SIZES:
             self.assertRegex(xml, re.compile(rf'<disk type="block".*?<source dev="/dev/vg/vg-test-{target}" />', re.S))
-        self.assertEqual(run(["lvs", "--noheadings", "-o", "lv_tags", "vg"], 60).stdout.split(), [])
+        self.assertEqual(run(["lvs", "--noheadings", "-o", "lv_tags", "vg"], LVM_LIMIT).stdout.split(), [])
         again = self.restore("--to-volume-group", "vg", "--to", self.work / "thick", "--overwrite", code=2)
         self.assertIn("already", again["error"]["message"])
         for target in SIZES:
@@ -140,7 +141,7 @@ class VolumeGroups(unittest.TestCase):
 
     def test_2_thin_blocks_that_are_not_zeroed(self):
         # First others' data, which a block that is given to somebody else still has.
-        run(["lvcreate", "-q", "-y", "-V", "48M", "-T", "vg/unclean", "-n", "first"], 60)
+        run(["lvcreate", "-q", "-y", "-V", "48M", "-T", "vg/unclean", "-n", "first"], LVM_LIMIT)
         pathlib.Path("/dev/vg/first").write_bytes(b"secret.." * (6 * MIB))
         self.remove("first")
         self.restore("--to-volume-group", "vg", "--thin-pool", "unclean", "--to", self.work / "unclean")
@@ -169,8 +170,8 @@ class VolumeGroups(unittest.TestCase):
         for words, what in said.items():
             done = self.restore(*words, "--to", self.work / "failed", code=2)
             self.assertIn(what, done["error"]["message"])
-        run(["lvcreate", "-q", "-y", "-l", "100%FREE", "-n", "all", "vg"], 60)
-        run(["lvreduce", "-q", "-y", "-f", "-L", "-50M", "vg/all"], 60)
+        run(["lvcreate", "-q", "-y", "-l", "100%FREE", "-n", "all", "vg"], LVM_LIMIT)
+        run(["lvreduce", "-q", "-y", "-f", "-L", "-50M", "vg/all"], LVM_LIMIT)
         # Room for the first one only.
         done = self.restore("--to-volume-group", "vg", "--to", self.work / "failed", code=8)
         self.assertIn("cannot make the volume vg-test-vdb", done["error"]["message"])
@@ -237,7 +238,7 @@ def run_inside(scratch):
                     "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
                     "-chardev", f"socket,id=host,path={socket}", "-device", "vhost-user-fs-pci,chardev=host,tag=host",
                     "-drive", f"if=virtio,format=raw,cache=unsafe,discard=unmap,file={scratch}/pv.raw"],
-                   900, errors="replace").stdout
+                   1800, errors="replace").stdout
     finally:
         sharing.terminate()
         sharing.wait()
