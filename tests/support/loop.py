@@ -16,4 +16,6 @@ class LoopMount:
         return self.point
 
     def __exit__(self, *_):
+        # A mount namespace that another test made meanwhile may hold it on: then nothing is written back by this.
+        run(["sync", "-f", self.point], 60)
         run(["umount", self.point], 60)
