@@ -96,20 +96,6 @@ Json read_key(Store& store, const std::string& id) {
   }
 }
 
-/// Whichever of its two objects is whole.
-std::optional<std::string> whole_document(Store& store, const std::string& id) {
-  for (const std::string& object : {object_of(id), copy_of(id)}) {
-    try {
-      std::string text = store.get(object, longest_key);
-      static_cast<void>(open_document("key", text, object));
-      return text;
-    } catch (const NotFound&) {
-    } catch (const Corruption&) {
-    }
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 KeySource::~KeySource() {
@@ -257,7 +243,12 @@ void KeyRing::remove(const std::string& id) {
     throw NotFound(fmt::format("there is no key {}", id), "'stillpoint key list' shows them");
   if (is_last(keys))
     throw UsageError("this is the last key: without it nobody could read the repository", "add another one first");
-  const std::optional<std::string> document = whole_document(store_, id);
+  std::optional<std::string> document;
+  try {
+    document = seal_document("key", read_key(store_, id));
+  } catch (const NotFound&) {
+  } catch (const Corruption&) {
+  }
   store_.remove(object_of(id));
   store_.remove(copy_of(id));
   // In a Ceph pool a lock ends while its holder stands still, and whoever took it may have removed the others.
