@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 import uuid
 
 from .scratch import SKIPPED, Failure, free_port, run, say, wait_until
@@ -167,6 +168,19 @@ class Ceph:
     def signal(self, name, how):
         """Sends "mon" or "osd" a signal: SIGSTOP, SIGCONT."""
         self._daemons[name].send_signal(how)
+
+    def wait_until_idle(self):
+        """Until no daemon has anything left to do: OSDs delete and trim what was removed later, in the background."""
+        wait_until(lambda: self._busy(0.5) < 0.02, 120, "a Ceph cluster that is at rest", interval=0.1)
+
+    def _busy(self, seconds):
+        """Seconds of processors that the daemons take in so many."""
+        def used():
+            stats = (pathlib.Path(f"/proc/{daemon.pid}/stat").read_text(encoding="utf-8") for daemon in self._daemons.values())
+            return sum(sum(map(int, stat.rsplit(")", 1)[1].split()[11:13])) for stat in stats) / os.sysconf("SC_CLK_TCK")
+        begin = used()
+        time.sleep(seconds)
+        return used() - begin
 
     def wait_for_osd(self, up=True):
         """Until the monitor knows that the OSD is up, or down."""

@@ -23,6 +23,7 @@ class Cost:
 def cost(argv, scratch, limit=1800, **options):
     """Runs a command and a sync of the file system that it writes to."""
     log = scratch / "output.log"
+    _sync(scratch)  # nobody pays for what another has written or removed
     with open(log, "wb") as output:
         begin = time.monotonic()
         process = subprocess.Popen(

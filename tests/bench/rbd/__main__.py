@@ -75,12 +75,15 @@ def build_directory():
 class Bench:
     def __init__(self, ceph, scratch, source):
         self.ceph = ceph
+        self.clusters = [ceph]
         self.scratch = scratch
         self.source = source
         self.costs = collections.defaultdict(lambda: collections.defaultdict(list))
         self.number = 0
 
     def cost(self, argv, **options):
+        for cluster in self.clusters:
+            cluster.wait_until_idle()
         return cost(argv, self.scratch, env=self.ceph.environment, **options)
 
     def shell(self, command):
@@ -104,8 +107,12 @@ def read(bench, arguments):
     of = bench.costs["Reading all of it"]
     for number in range(arguments.rounds):
         say(f"read: round {number + 1}")
-        of[OURS].append(bench.cost([build_directory() / "tests/bench/bench-rbd-read", bench.ceph.conf, "rbd/disk", snapshot]))
-        of["rbd export"].append(bench.shell("rbd export --no-progress rbd/disk@read - | cat >/dev/null"))
+        tools = {
+            OURS: lambda: bench.cost([build_directory() / "tests/bench/bench-rbd-read", bench.ceph.conf, "rbd/disk", snapshot]),
+            "rbd export": lambda: bench.shell("rbd export --no-progress rbd/disk@read - | cat >/dev/null"),
+        }
+        for tool in list(tools)[::1 if number % 2 else -1]:  # nobody is always first
+            of[tool].append(tools[tool]())
     bench.ceph.rbd("snap", "rm", "--no-progress", "rbd/disk@read")
     bench.show("Reading all of it")
 
@@ -226,13 +233,14 @@ def domain(bench):
 def backup(bench, arguments):
     steps = ("Full", "After 64 MiB of scattered writes", "Nothing changed")
     with domain(bench) as libvirtd, Ceph(bench.scratch / "other", store=arguments.store, size=arguments.size * 3) as other:
+        bench.clusters.append(other)
         for number in range(arguments.rounds):
             keepers = [Stillpoint(bench, libvirtd), Export(bench),
                        Diff(bench, "export-diff, import-diff", "copy"), Diff(bench, "the same, to another cluster (cinder-backup)", "cinder", other)]
             for step, title in enumerate(steps):
                 if step == 1:
                     bench.write(number + 1)
-                for keeper in keepers:
+                for keeper in keepers[number % len(keepers):] + keepers[:number % len(keepers)]:  # nobody is always first
                     if step and not hasattr(keeper, "keep"):
                         continue
                     say(f"round {number + 1}: {title}: {keeper.name}")
