@@ -23,6 +23,7 @@ struct BackupOptions {
   std::string require;
   std::string max_freeze;
   std::string limit;
+  std::string compression;
   std::vector<std::string> images;
   FilterOptions filter;
   std::string trust;
@@ -58,7 +59,10 @@ void complete(BackupRequest& request, const BackupOptions& options, const Invoca
 ExitCode back_up(const BackupOptions& options, const Invocation& invocation) {
   BackupRequest request = options.request;
   complete(request, options, invocation);
+  const int compression =
+      options.compression.empty() ? invocation.config.compression : parse_compression(options.compression);
   Repository repository = invocation.open(Repository::Mode::write);
+  repository.set_compression(compression);
   Progress progress(invocation.progress, STDERR_FILENO);
   const Manifest manifest = take_still_point(request, repository, progress, invocation.stop);
   if (invocation.json)
@@ -91,6 +95,8 @@ RunVerb add_backup(CLI::App& parser) {
   parser
       .add_option("--limit", options->limit, "read disks with so many bytes a second at most, as in 100M; 0: no limit")
       ->type_name("RATE");
+  parser.add_option("--compression", options->compression, "of what is stored: none, or zstd's level, 1 to 19 (1)")
+      ->type_name("LEVEL");
   parser.add_flag("--full", request.full, "read every disk in full");
   parser.add_flag("--no-trees", options->no_trees, "write no file trees");
   options->filter.add_to(parser);

@@ -2,6 +2,7 @@
 #include "host/commands/format.hh"
 
 #include "common/errors.hh"
+#include "host/repository/compression.hh"
 
 #include <fmt/format.h>
 
@@ -51,6 +52,15 @@ std::uint64_t parse_size(std::string_view text) {
     if (unit == "G" || unit == "GiB") return in(30);
   }
   throw UsageError(fmt::format("'{}' is not a size", printable(text)), "sizes look like 262144, 256K or 4M");
+}
+
+int parse_compression(std::string_view text) {
+  if (text == "none") return 0;
+  int level = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), level);
+  if (error == std::errc() && end == text.data() + text.size() && level >= 1 && level <= max_compression) return level;
+  throw UsageError(fmt::format("'{}' is no compression", printable(text)),
+                   fmt::format("say none, or a level of zstd from 1 to {}", max_compression));
 }
 
 std::chrono::milliseconds parse_duration(std::string_view text) {

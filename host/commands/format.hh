@@ -20,6 +20,9 @@ namespace stillpoint {
 /// Bytes from "262144", "256K", "256KiB", "4M", "1G": binary units, as chunk sizes are. Throws UsageError.
 [[nodiscard]] std::uint64_t parse_size(std::string_view text);
 
+/// "none" or a level of zstd, as Repository::set_compression() takes it. Throws UsageError.
+[[nodiscard]] int parse_compression(std::string_view text);
+
 /// A duration from "500ms", "2s", "1min". Throws UsageError.
 [[nodiscard]] std::chrono::milliseconds parse_duration(std::string_view text);
 

@@ -40,6 +40,14 @@ const std::map<std::string, std::map<std::string, Setter>>& known_groups() {
            } catch (const UsageError&) {
              throw ConfigError("is not a number of bytes a second, as 100M is");
            }
+         }},
+        {"compression",
+         [](HostConfig& c, const std::string& v) {
+           try {
+             c.compression = parse_compression(v);
+           } catch (const UsageError&) {
+             throw ConfigError(fmt::format("is neither none nor a level of zstd from 1 to {}", max_compression));
+           }
          }}}},
   };
   return groups;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #pragma once
 
+#include "host/repository/compression.hh"
+
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -15,6 +17,7 @@ struct HostConfig {
   std::string libvirt_uri;                               ///< [libvirt] uri=; empty when not set
   std::filesystem::path scratch_directory = "/var/tmp";  ///< [backup] scratch_directory=
   std::uint64_t limit = 0;                               ///< [backup] limit=, bytes a second; 0 when not set
+  int compression = default_compression;                 ///< [backup] compression=
 };
 
 /// Reads it strictly: an unknown group or key is an error. A missing file is an empty one unless `required`.

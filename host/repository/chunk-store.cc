@@ -19,7 +19,6 @@ namespace stillpoint {
 
 namespace {
 
-constexpr int compression_level = 1;
 constexpr std::size_t disk_buffer_memory = 96 << 20;
 constexpr std::size_t dump_buffer_memory = 32 << 20;
 constexpr std::size_t open_packs = 64;
@@ -167,8 +166,10 @@ std::size_t ChunkStore::store(PutContext& context, const ChunkId& id, std::span<
       Codec::zstd, kind, 0, static_cast<std::uint32_t>(plain.size()), id, 0, context.sealer.has_value()};
   std::byte* payload = record.data() + record_header_bytes;
   std::byte* packed = context.sealer ? context.compressed.data() : payload;
+  const int level = compression_.load(std::memory_order_relaxed);
   std::size_t stored =
-      ZSTD_compressCCtx(context.compressor.get(), packed, bound, plain.data(), plain.size(), compression_level);
+      level == 0 ? bound
+                 : ZSTD_compressCCtx(context.compressor.get(), packed, bound, plain.data(), plain.size(), level);
   if (ZSTD_isError(stored) != 0 || stored + plain.size() / least_gain >= plain.size()) {
     header.codec = Codec::raw;
     stored = plain.size();

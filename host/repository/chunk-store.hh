@@ -3,6 +3,7 @@
 
 #include "host/repository/buffer-pool.hh"
 #include "host/repository/chunk-id.hh"
+#include "host/repository/compression.hh"
 #include "host/repository/crew.hh"
 #include "host/repository/index.hh"
 #include "host/repository/key-ring.hh"
@@ -53,6 +54,8 @@ class ChunkStore {
   ~ChunkStore();
 
   [[nodiscard]] std::uint32_t chunk_bytes() const noexcept { return chunk_bytes_; }
+  /// Of chunks that are stored from now on: 0 to max_compression.
+  void set_compression(int level) noexcept { compression_.store(level, std::memory_order_relaxed); }
 
   /// Stores a chunk unless it is there; not durable before flush(). Zero chunks are stored as any other.
   ChunkId put(std::span<const std::byte> plain, RecordKind kind, StoredTally& tally);
@@ -111,6 +114,7 @@ class ChunkStore {
   std::shared_ptr<Store> store_;
   std::array<std::byte, 16> repository_{};
   std::uint32_t chunk_bytes_;
+  std::atomic<int> compression_{default_compression};
   bool writable_;
   std::shared_ptr<const RepositoryKeys> keys_;
   std::optional<WriterKey> writer_key_;

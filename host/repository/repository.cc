@@ -6,6 +6,7 @@
 #include "common/log.hh"
 #include "host/repository/checksum.hh"
 #include "host/repository/chunk-store.hh"
+#include "host/repository/compression.hh"
 #include "host/repository/disk-comparison.hh"
 #include "host/repository/disk-reader.hh"
 #include "host/repository/disk-writer.hh"
@@ -95,8 +96,17 @@ class Repository::Engine {
         log_debug("reading without a lease: {}", e.what());
       }
     }
-    if (!chunks_) chunks_ = std::make_shared<ChunkStore>(store, config.id, config.chunk_bytes, writable, keys);
+    if (!chunks_) {
+      chunks_ = std::make_shared<ChunkStore>(store, config.id, config.chunk_bytes, writable, keys);
+      chunks_->set_compression(compression_);
+    }
     return chunks_;
+  }
+
+  void set_compression(int level) {
+    const std::scoped_lock lock(mutex_);
+    compression_ = level;
+    if (chunks_) chunks_->set_compression(level);
   }
 
   /// What open_chunks() has opened, if anything.
@@ -118,6 +128,7 @@ class Repository::Engine {
 
  private:
   std::mutex mutex_;
+  int compression_ = default_compression;
   std::shared_ptr<ChunkStore> chunks_;
 };
 
@@ -324,6 +335,10 @@ std::vector<KeyInfo> Repository::keys() {
 
 std::optional<std::filesystem::path> Repository::directory() const {
   return engine_->store->directory();
+}
+
+void Repository::set_compression(int level) {
+  engine_->set_compression(level);
 }
 
 std::unique_ptr<DiskWriter> Repository::write_disk(std::uint64_t size, const std::optional<DiskMap>& base) {

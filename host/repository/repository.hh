@@ -100,6 +100,9 @@ class Repository {
   /// Where trees go; empty for a store that is no directory.
   [[nodiscard]] std::optional<std::filesystem::path> directory() const;
 
+  /// Of chunks that are stored from now on: 0 to max_compression.
+  void set_compression(int level);
+
   /// `base`: the disk as it was, for an incremental; may be of another size.
   [[nodiscard]] std::unique_ptr<DiskWriter> write_disk(std::uint64_t size, const std::optional<DiskMap>& base);
   /// `base`: an earlier dump of the same database; where the new one differs in little, only that is stored.

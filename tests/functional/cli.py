@@ -12,6 +12,7 @@ import os
 import pathlib
 import pty
 import re
+import shutil
 import select
 import signal
 import stat
@@ -828,6 +829,34 @@ class OnAnotherRepository(unittest.TestCase):
         # With its lease it begins to read; each chunk has to wait for minutes.
         leases = (self.repository / "locks").glob
         self.stopped(lambda: any(leases("shared-*")) and time.sleep(0.5) is None, "backup", "slow", "--no-trees", "--disk-image", f"vda={image}", "--limit", "1K")
+
+    def test_compression_is_chosen(self):
+        image = self.scratch / "text.raw"
+        image.write_bytes(b"".join(b"%d of many\n" % n for n in range(1_000_000)))
+        size = image.stat().st_size
+        for level in ("fast", "-1", "0", "20", "1x"):
+            done = self.call("backup", "text", "--disk-image", f"vda={image}", "--compression", level)
+            self.assertEqual(done.returncode, 2, done)
+            self.assertIn("say none, or a level of zstd", done.stderr)
+        stored = {}
+        for level in ("none", "1", "19", None):
+            shutil.rmtree(self.repository)
+            self.assertEqual(self.call("init").returncode, 0)
+            options = ("--compression", level) if level else ()
+            done = self.call("backup", "text", "--no-trees", "--disk-image", f"vda={image}", *options, "--json")
+            self.assertEqual(done.returncode, 0, done)
+            stored[level] = json.loads(done.stdout)["disks"][0]["stored"]
+            out = self.scratch / f"{level}.raw"
+            self.assertEqual(self.call("restore", "text", "--disk", "vda", "--to", out).returncode, 0)
+            self.assertEqual(out.read_bytes(), image.read_bytes())
+            # What is there already stays as it is, at whatever level.
+            again = self.call("backup", "text", "--no-trees", "--disk-image", f"vda={image}", "--compression", "5", "--json")
+            self.assertEqual(json.loads(again.stdout)["disks"][0]["stored"], 0, again)
+            self.assertEqual(self.call("verify", "--read-data").returncode, 0)
+        self.assertGreater(stored["none"], size)
+        self.assertLess(stored["1"], size // 2)
+        self.assertLess(stored["19"], stored["1"])
+        self.assertEqual(stored[None], stored["1"])
 
     def test_a_signal_undoes(self):
         big = self.scratch / "big.raw"

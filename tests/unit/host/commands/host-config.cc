@@ -33,11 +33,13 @@ std::string fault(std::string_view text) {
 
 TEST_CASE("the configuration file is read") {
   const ConfigFile file(
-      "# why\n[repository]\nurl=/srv/sp\n[libvirt]\nuri=test:///default\n[backup]\nscratch_directory=/scratch\n");
+      "# why\n[repository]\nurl=/srv/sp\n[libvirt]\nuri=test:///default\n[backup]\nscratch_directory=/scratch\n"
+      "compression=none\n");
   const HostConfig config = read_host_config(file.path, false);
   CHECK(config.repository_url == "/srv/sp");
   CHECK(config.libvirt_uri == "test:///default");
   CHECK(config.scratch_directory == "/scratch");
+  CHECK(config.compression == 0);
 }
 
 TEST_CASE("what it does not know is an error that says where") {
@@ -45,6 +47,8 @@ TEST_CASE("what it does not know is an error that says where") {
   CHECK(fault("[repository]\npath=/x\n") == ": group [repository] has no key 'path'");
   CHECK(fault("[repository]\nurl=\n") == ": [repository] url is empty");
   CHECK(fault("[backup]\nscratch_directory=tmp\n") == ": [backup] scratch_directory 'tmp' is not an absolute path");
+  CHECK(fault("[backup]\ncompression=20\n") ==
+        ": [backup] compression '20' is neither none nor a level of zstd from 1 to 19");
   CHECK(fault("url=/x\n").starts_with(": "));
   CHECK(fault("") == "accepted");
 }
