@@ -105,8 +105,11 @@ std::unique_ptr<DiskTarget> RbdImages::open(const RbdPlace& place, const DiskRec
   check(place);
   const std::shared_ptr<RbdPool>& pool = pool_of(place);
   const auto now = std::make_shared<RbdPlace>(place);
-  if (pool->has(place.image))
-    return std::make_unique<RbdTarget>(pool, now, pool->open(place.image, RbdAccess::write), size, "");
+  if (pool->has(place.image)) {
+    std::unique_ptr<RbdImage> image = pool->open(place.image, RbdAccess::write);
+    image->keep_writers_out();
+    return std::make_unique<RbdTarget>(pool, now, std::move(image), size, "");
+  }
   now->image = fmt::format("{}.{}.partial", place.image, random_id().substr(0, 8));
   RbdLayout layout = completed(wanted_.layout, disk.rbd ? disk.rbd->layout : RbdLayout());
   layout.size = size;

@@ -17,7 +17,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support.ceph import Ceph, skip_unless_installed  # noqa: E402
 from support.companion import Calls  # noqa: E402
-from support.scratch import scratch_directory, unwind_on_signals, wait_until  # noqa: E402
+from support.scratch import run, scratch_directory, unwind_on_signals, wait_until  # noqa: E402
 
 MIB = 1 << 20
 SIZE = 48 * MIB
@@ -70,10 +70,13 @@ class Restore(Calls):
         return json.loads(self.good("restore", self.name, "--json", *arguments))
 
     def assert_same(self, image, source):
+        self.assertEqual(hashlib.sha256(self.bytes_of(image)).hexdigest(), digest(source))
+
+    def bytes_of(self, image):
         copy = ROOT / "copy"
         copy.unlink(missing_ok=True)
         CEPH.rbd("export", "--no-progress", image, copy)
-        self.assertEqual(digest(copy), digest(source))
+        return copy.read_bytes()
 
     def ls(self, pool="rbd"):
         return CEPH.rbd("ls", pool).split()
@@ -137,6 +140,21 @@ class Restore(Calls):
                 holder.wait(30)
         self.restore("--disk", "vda", "--to-rbd", "rbd/busy", "--overwrite")
         self.assert_same("rbd/busy", self.images[0])
+
+    def test_nobody_writes_meanwhile(self):
+        """A client that opens the image while it is restored may not write to it."""
+        CEPH.rbd("create", "--size", f"{SIZE}B", "rbd/shared")
+        command = [self.program, "restore", self.name, "--disk", "vda", "--to-rbd", "rbd/shared", "--overwrite", "--limit", "1M"]
+        write = ["/usr/bin/python3", "-c", HOLD, CEPH.conf, "shared"]
+        with subprocess.Popen(command, env=self.environment(), stdout=subprocess.DEVNULL) as restore:
+            wait_until(lambda: json.loads(CEPH.rbd("lock", "ls", "--format", "json", "rbd/shared")), 60, "the lock", interval=0.02)
+            refused = run(write, 60, check=False, input="", env=CEPH.environment)
+            self.assertIsNone(restore.poll())
+            self.assertEqual((refused.stdout, refused.returncode), ("", 1), refused)
+            self.assertIn("ReadOnlyImage", refused.stderr)
+            self.assertEqual(restore.wait(120), 0)
+        self.assert_same("rbd/shared", self.images[0])
+        self.assertEqual(run(write, 60, input="", env=CEPH.environment).stdout, "open\n")
 
     def test_all_disks(self):
         done = self.restore("--to-rbd", "rbd/tenant", "--name", "web2")

@@ -119,6 +119,7 @@ class Image : public RbdImage {
   std::vector<std::string> watchers() override;
   std::vector<std::string> living_watchers() override;
   std::vector<RbdPlace> clones() override;
+  void keep_writers_out() override;
   std::unique_ptr<RbdLock> lock() override;
 
  private:
@@ -304,6 +305,18 @@ std::vector<RbdChange> Image::changed(const std::string& from, std::uint64_t off
   // Striping deals a range out to several objects, each of which tells its own.
   std::sort(changes.begin(), changes.end(), [](const RbdChange& a, const RbdChange& b) { return a.offset < b.offset; });
   return changes;
+}
+
+void Image::keep_writers_out() {
+  std::uint64_t features = 0;
+  check(rbd_get_features(image_.get(), &features), "cannot be asked for its features");
+  if ((features & RBD_FEATURE_EXCLUSIVE_LOCK) == 0) return;
+  // librbd takes the lock for each writer anyway, but hands it over to whoever else wants to write.
+  const int result = ask_holder([image = image_] { return rbd_lock_acquire(image.get(), RBD_LOCK_MODE_EXCLUSIVE); });
+  if (result == -EROFS || result == -EBUSY)
+    throw Locked(fmt::format("{} is written to by another, who holds its lock", words_),
+                 "end what uses it, see rbd lock ls");
+  check(result, "cannot be locked");
 }
 
 std::vector<std::string> Image::watchers() {
