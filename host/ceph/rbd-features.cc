@@ -65,7 +65,7 @@ RbdLayout completed(RbdLayout wanted, const RbdLayout& source) {
   }
   if (wanted.stripe_unit != 0 && object % wanted.stripe_unit != 0)
     throw UsageError(fmt::format("objects of {} bytes have no whole stripes of {}", object, wanted.stripe_unit),
-                     "--stripe-unit divides the objects' size: give --object-size too");
+                     "choose --stripe-unit so that it divides --object-size");
   if (!wanted.features && source.features.value_or(0) != 0) wanted.features = *source.features & kept_by_copies;
   return wanted;
 }

@@ -2,7 +2,6 @@
 #include "host/restore/boot.hh"
 
 #include "common/clock.hh"
-#include "common/deleter.hh"
 #include "common/errors.hh"
 #include "common/file.hh"
 #include "common/log.hh"
@@ -15,7 +14,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <glib.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -68,9 +66,9 @@ void remove_tpm(const fs::path& root, const std::string& uuid) {
 
 /// The backing is named and not opened: a server that ends with its last client must not see one yet.
 void make_overlay(const fs::path& overlay, const std::string& backing, std::uint64_t size) {
-  const CPtr<char, g_free> path(::g_find_program_in_path("qemu-img"));
-  if (!path) throw ConfigError("there is no program qemu-img", "install the package qemu-utils");
-  Program program{.path = path.get(),
+  const fs::path path = program_on_path("qemu-img");
+  if (path.empty()) throw ConfigError("there is no program qemu-img", "install the package qemu-utils");
+  Program program{.path = path,
                   .arguments = {"create", "-q", "-f", "qcow2", "-F", "raw", "-b", backing, "-u", overlay.native(),
                                 std::to_string(size)},
                   .environment = {"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"},
