@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 #include <set>
 
 namespace stillpoint {
@@ -59,10 +60,10 @@ void complete(BackupRequest& request, const BackupOptions& options, const Invoca
 ExitCode back_up(const BackupOptions& options, const Invocation& invocation) {
   BackupRequest request = options.request;
   complete(request, options, invocation);
-  const int compression =
-      options.compression.empty() ? invocation.config.compression : parse_compression(options.compression);
+  std::optional<int> compression;
+  if (!options.compression.empty()) compression = parse_compression(options.compression);
   Repository repository = invocation.open(Repository::Mode::write);
-  repository.set_compression(compression);
+  if (compression) repository.set_compression(*compression);
   Progress progress(invocation.progress, STDERR_FILENO);
   const Manifest manifest = take_still_point(request, repository, progress, invocation.stop);
   if (invocation.json)

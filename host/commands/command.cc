@@ -24,6 +24,7 @@ Repository Invocation::open(Repository::Mode mode, std::optional<KeySource>* use
   if (!opened.encrypted() && key_is_meant)
     throw ConfigError(fmt::format("a key is given, and the repository {} is not encrypted", repository()),
                       "give none, or look whether this is the repository that you mean");
+  opened.set_compression(config.compression);
   return opened;
 }
 

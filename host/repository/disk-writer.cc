@@ -10,6 +10,14 @@
 
 namespace stillpoint {
 
+namespace {
+
+/// A reader that is faster than the workers goes no further ahead of them: they do not become faster by it, and buffers
+/// that are never used again cost pages, and caches what they held.
+constexpr std::size_t most_waiting_per_worker = 8;
+
+}  // namespace
+
 class ChunkedDiskWriter::ChunkJob : public Job {
  public:
   explicit ChunkJob(ChunkedDiskWriter& writer) : writer_(writer) {}
@@ -21,6 +29,8 @@ class ChunkedDiskWriter::ChunkJob : public Job {
       if (!chunks.empty() && !writer_.abandoned_ && !writer_.chunks_->failed()) writer_.store(std::move(chunks));
     } catch (...) {
       writer_.chunks_->fail(std::current_exception());
+      const std::scoped_lock lock(writer_.mutex_);
+      writer_.taken_.notify_all();
     }
     writer_.pending_.end();
   }
@@ -36,6 +46,7 @@ std::vector<ChunkedDiskWriter::Chunk> ChunkedDiskWriter::take() {
     taken.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }
+  taken_.notify_all();
   return taken;
 }
 
@@ -103,7 +114,11 @@ void ChunkedDiskWriter::queue(Chunk chunk) {
   ++submitted_;
   pending_.begin();
   {
-    const std::scoped_lock lock(mutex_);
+    std::unique_lock lock(mutex_);
+    // Each that waits has a job, which takes it, or the store fails.
+    taken_.wait(lock, [this] {
+      return chunks_->failed() || waiting_.size() < most_waiting_per_worker * chunks_->crew().size();
+    });
     waiting_.push_back(std::move(chunk));
   }
   chunks_->crew().post(std::make_unique<ChunkJob>(*this));

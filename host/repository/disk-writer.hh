@@ -7,6 +7,7 @@
 #include "host/repository/repository.hh"
 
 #include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -51,6 +52,7 @@ class ChunkedDiskWriter : public DiskWriter {
   PendingJobs pending_;
   std::mutex mutex_;
   std::deque<Chunk> waiting_;
+  std::condition_variable taken_;
   std::uint64_t acquired_ = 0;
   std::uint64_t submitted_ = 0;
   std::atomic<bool> abandoned_{false};  ///< what is queued is dropped

@@ -107,7 +107,7 @@ std::unique_ptr<DiskTarget> RbdImages::open(const RbdPlace& place, const DiskRec
   const auto now = std::make_shared<RbdPlace>(place);
   if (pool->has(place.image)) {
     std::unique_ptr<RbdImage> image = pool->open(place.image, RbdAccess::write);
-    image->keep_writers_out();
+    as_storage_error([&] { image->keep_writers_out(); });
     return std::make_unique<RbdTarget>(pool, now, std::move(image), size, "");
   }
   now->image = fmt::format("{}.{}.partial", place.image, random_id().substr(0, 8));
@@ -115,7 +115,9 @@ std::unique_ptr<DiskTarget> RbdImages::open(const RbdPlace& place, const DiskRec
   layout.size = size;
   made_.push_back(now);
   as_storage_error([&] { pool->create(now->image, layout); });
-  return std::make_unique<RbdTarget>(pool, now, pool->open(now->image, RbdAccess::write), size, place.image);
+  std::unique_ptr<RbdImage> image = pool->open(now->image, RbdAccess::write);
+  as_storage_error([&] { image->keep_writers_out(); });
+  return std::make_unique<RbdTarget>(pool, now, std::move(image), size, place.image);
 }
 
 }  // namespace stillpoint

@@ -99,7 +99,7 @@ Replica::Replica(std::shared_ptr<RbdPool> pool, const RbdPlace& place, const std
   if (!users.empty())
     throw Locked(fmt::format("RBD image {} is in use, from {}", to_string(place), fmt::join(users, ", ")),
                  "end what uses it, see rbd status; one that has died is told for half a minute");
-  image_->keep_writers_out();
+  as_storage_error([this] { image_->keep_writers_out(); });
   resume_snapshot(*image_);
 }
 

@@ -838,25 +838,34 @@ class OnAnotherRepository(unittest.TestCase):
             done = self.call("backup", "text", "--disk-image", f"vda={image}", "--compression", level)
             self.assertEqual(done.returncode, 2, done)
             self.assertIn("say none, or a level of zstd", done.stderr)
+        key, config = self.scratch / "key", self.scratch / "stillpoint.conf"
+        key.write_bytes(os.urandom(64))
+        key.chmod(0o600)
+        config.write_text("[backup]\ncompression=none\n", encoding="utf-8")
         stored = {}
-        for level in ("none", "1", "19", None):
+        for level, options, encrypt in (
+                ("none", ("--compression", "none"), ()), ("1", ("--compression", "1"), ()), ("19", ("--compression", "19"), ()),
+                ("as usual", (), ()), ("as configured", ("--config", config), ()),
+                ("encrypted", ("--compression", "none", "--key-file", key), ("--encrypt", "--key-file", key))):
             shutil.rmtree(self.repository)
-            self.assertEqual(self.call("init").returncode, 0)
-            options = ("--compression", level) if level else ()
+            self.assertEqual(self.call("init", *encrypt).returncode, 0)
+            known = encrypt[1:]
             done = self.call("backup", "text", "--no-trees", "--disk-image", f"vda={image}", *options, "--json")
             self.assertEqual(done.returncode, 0, done)
             stored[level] = json.loads(done.stdout)["disks"][0]["stored"]
             out = self.scratch / f"{level}.raw"
-            self.assertEqual(self.call("restore", "text", "--disk", "vda", "--to", out).returncode, 0)
+            self.assertEqual(self.call("restore", "text", "--disk", "vda", "--to", out, *known).returncode, 0)
             self.assertEqual(out.read_bytes(), image.read_bytes())
             # What is there already stays as it is, at whatever level.
-            again = self.call("backup", "text", "--no-trees", "--disk-image", f"vda={image}", "--compression", "5", "--json")
+            again = self.call("backup", "text", "--no-trees", "--disk-image", f"vda={image}", "--compression", "5", *known, "--json")
             self.assertEqual(json.loads(again.stdout)["disks"][0]["stored"], 0, again)
-            self.assertEqual(self.call("verify", "--read-data").returncode, 0)
+            self.assertEqual(self.call("verify", "--read-data", *known).returncode, 0)
         self.assertGreater(stored["none"], size)
+        self.assertGreater(stored["encrypted"], size)
+        self.assertEqual(stored["as configured"], stored["none"])
         self.assertLess(stored["1"], size // 2)
         self.assertLess(stored["19"], stored["1"])
-        self.assertEqual(stored[None], stored["1"])
+        self.assertEqual(stored["as usual"], stored["1"])
 
     def test_a_signal_undoes(self):
         big = self.scratch / "big.raw"

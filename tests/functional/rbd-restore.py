@@ -70,13 +70,10 @@ class Restore(Calls):
         return json.loads(self.good("restore", self.name, "--json", *arguments))
 
     def assert_same(self, image, source):
-        self.assertEqual(hashlib.sha256(self.bytes_of(image)).hexdigest(), digest(source))
-
-    def bytes_of(self, image):
         copy = ROOT / "copy"
         copy.unlink(missing_ok=True)
         CEPH.rbd("export", "--no-progress", image, copy)
-        return copy.read_bytes()
+        self.assertEqual(digest(copy), digest(source))
 
     def ls(self, pool="rbd"):
         return CEPH.rbd("ls", pool).split()
@@ -135,9 +132,12 @@ class Restore(Calls):
             try:
                 self.assertEqual(holder.stdout.readline(), b"open\n")
                 self.fails(10, "restore", self.name, "--disk", "vda", "--to-rbd", "rbd/busy", "--overwrite", says="in use, from 127.0.0.1")
+                self.restore("--disk", "vda", "--to-rbd", "rbd/busy", "--overwrite", "--force")
+                self.assert_same("rbd/busy", self.images[0])
             finally:
                 holder.stdin.close()
                 holder.wait(30)
+        CEPH.rbd("bench", "--io-type", "write", "--io-total", "1M", "rbd/busy")
         self.restore("--disk", "vda", "--to-rbd", "rbd/busy", "--overwrite")
         self.assert_same("rbd/busy", self.images[0])
 

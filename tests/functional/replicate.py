@@ -51,7 +51,7 @@ def write(path, *places):
 HOLD = """\
 import rados, rbd, sys
 with rados.Rados(conffile=sys.argv[1], name="client.admin") as cluster:
-    with cluster.open_ioctx("copies") as pool, rbd.Image(pool, sys.argv[2]):
+    with cluster.open_ioctx("copies") as pool, rbd.Image(pool, sys.argv[2]) as image:
         print("open", flush=True)
         sys.stdin.read()
 """
@@ -273,6 +273,17 @@ class Replicate(Calls):
             self.fails(10, "replicate", self.points[1][0], f"rbd:copies@{FAR.conf}", "--name", "u", says="copies/u-vda is in use")
         self.replicate(1, "u")
         self.assert_has("u", 0, 1)
+
+    def test_nobody_writes_meanwhile(self):
+        """Not even who opens the replica after the look at who has it open."""
+        write = ["/usr/bin/python3", "-c", HOLD.replace("print(", 'image.write(b"x", 0); print('), FAR.conf, "w-vda"]
+        with self.paused(0, "w", "replica-write"):
+            refused = run(write, 60, check=False, input="", env=FAR.environment)
+            self.assertEqual((refused.stdout, refused.returncode), ("", 1), refused)
+            self.assertIn("ReadOnlyImage", refused.stderr)
+        self.replicate(0, "w")
+        self.assert_has("w", 0)
+        self.assertEqual(run(write, 60, input="", env=FAR.environment).stdout, "open\n")
 
     def test_independent(self):
         """Of replicas in two clusters neither knows of the other; layout and name are chosen."""

@@ -28,6 +28,7 @@ auth allow insecure global id reclaim = false
 keyring = {root}/keyring
 run dir = {root}/run
 admin socket = {root}/run/$name.$pid.asok
+osd snap trim sleep hdd = 0
 log file = {root}/log/$name.log
 log to stderr = false
 err to stderr = true

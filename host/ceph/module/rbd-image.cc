@@ -313,9 +313,11 @@ void Image::keep_writers_out() {
   if ((features & RBD_FEATURE_EXCLUSIVE_LOCK) == 0) return;
   // librbd takes the lock for each writer anyway, but hands it over to whoever else wants to write.
   const int result = ask_holder([image = image_] { return rbd_lock_acquire(image.get(), RBD_LOCK_MODE_EXCLUSIVE); });
-  if (result == -EROFS || result == -EBUSY)
-    throw Locked(fmt::format("{} is written to by another, who holds its lock", words_),
-                 "end what uses it, see rbd lock ls");
+  if (result == -EROFS || result == -ETIMEDOUT)
+    throw Locked(fmt::format("another holds the lock of {}, and does not let go of it", words_),
+                 "end what uses it, see rbd status and rbd lock ls");
+  if (result == -EINVAL)
+    throw StorageError(fmt::format("{} cannot be written to", words_), "is it a secondary of a mirror?");
   check(result, "cannot be locked");
 }
 

@@ -5,7 +5,7 @@ python3 tests/bench/rbd [--rounds N] [--size 2G] [--store bluestore|memstore] [-
 
 read     all of an image: to the ids of its chunks, and dropped; `rbd export - | cat >/dev/null`
 backup   a domain's image is kept in full, after 64 MiB in blocks of 64 KiB all over its 1 GiB of files, and after
-         nothing: `backup` into a directory; rbd export to a file; rbd export-diff into the copy on the same cluster; the
+         nothing: `backup` into a directory, and without compression; rbd export to a file; rbd export-diff into the copy on the same cluster; the
          same into a copy on another one, as cinder-backup does
 
 Clusters of one monitor and one OSD on loopback, so that programs share the processors with the OSD: its seconds are in

@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/file.hh"
+#include "tests/unit/host/repository/faulty-store.hh"
 #include "tests/unit/host/repository/support.hh"
 
 #include <doctest/doctest.h>
@@ -10,7 +11,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <fstream>
+#include <memory>
 #include <thread>
 
 using namespace stillpoint;
@@ -222,6 +225,21 @@ TEST_CASE("chunks may be submitted in any order, by far more readers than buffer
     greedy->submit(number, std::move(buffers[number]));
   static_cast<void>(greedy->finish());
   CHECK(greedy->counts().new_chunks <= 4);
+}
+
+TEST_CASE("a reader that is ahead of the workers learns that the store has failed") {
+  const Scratch scratch;
+  static_cast<void>(new_repository(scratch));
+  std::atomic<bool> fails = false;
+  const auto fault = [&fails](FaultyStore::Step step, std::uint64_t) {
+    if (fails && step != FaultyStore::Step::read && step != FaultyStore::Step::look) throw StorageError("it is full");
+  };
+  Repository repository(std::make_shared<FaultyStore>(open_store(scratch.repository(), StoreAccess::write), fault),
+                        Repository::Mode::write);
+  const Bytes disk = random_bytes(std::size_t{600} * small_chunks, 6);
+  fails = true;
+  CHECK_THROWS_WITH_AS(static_cast<void>(write_whole(repository, disk)), "it is full", StorageError);
+  fails = false;
 }
 
 TEST_CASE("several disks and dumps are written at once") {
