@@ -213,10 +213,20 @@ void RbdInstant::make_groups() {
   }
 }
 
+void RbdInstant::check_monitors() const {
+  for (const auto& cluster : clusters_)
+    cluster->connection->check_monitors();
+}
+
+void RbdInstant::take_snapshot(Disk& disk) const {
+  disk.cluster.connection->check_monitors();
+  disk.image->create_snapshot(snapshot_);
+}
+
 void RbdInstant::prepare(std::chrono::milliseconds limit) {
   std::vector<std::function<void()>> requests;
   for (const auto& disk : disks_)
-    if (disk->in_our_group) requests.push_back([&image = *disk->image, this] { image.create_snapshot(snapshot_); });
+    if (disk->in_our_group) requests.push_back([&disk = *disk, this] { take_snapshot(disk); });
   if (requests.empty()) return;
   taking_ = std::make_unique<Taking>(requests);
   wait(limit);
@@ -225,9 +235,12 @@ void RbdInstant::prepare(std::chrono::milliseconds limit) {
 void RbdInstant::start() {
   std::vector<std::function<void()>> requests;
   for (const auto& pool : group_pools_)
-    requests.push_back([&pool = *pool, this] { pool.snapshot_group(group_, group_snapshot); });
+    requests.push_back([&pool = *pool, this] {
+      check_monitors();
+      pool.snapshot_group(group_, group_snapshot);
+    });
   for (const auto& disk : disks_)
-    if (!disk->in_our_group) requests.push_back([&image = *disk->image, this] { image.create_snapshot(snapshot_); });
+    if (!disk->in_our_group) requests.push_back([&disk = *disk, this] { take_snapshot(disk); });
   taking_ = std::make_unique<Taking>(requests);
 }
 
@@ -335,6 +348,7 @@ std::unique_ptr<QueuedReader> RbdInstant::open(const std::string& target) const 
 void RbdInstant::keep() noexcept {
   kept_ = true;
   Tidying tidy;
+  tidy.attempt([this] { check_monitors(); });
   for (const auto& pool : group_pools_)
     tidy.attempt([&] { pool->remove_group(group_); });
   for (const auto& disk : disks_)
@@ -348,6 +362,7 @@ void RbdInstant::keep() noexcept {
 
 void RbdInstant::undo() noexcept {
   Tidying tidy;
+  tidy.attempt([this] { check_monitors(); });
   for (const auto& pool : group_pools_)
     tidy.attempt([&] { pool->remove_group(group_); });
   for (const auto& disk : disks_)

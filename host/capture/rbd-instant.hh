@@ -42,11 +42,11 @@ class RbdInstant {
   /// Makes what several images need for one instant, and removes what a run that was killed has left of that.
   void make_groups();
   /// Takes the bases of several images, as late as possible before the freeze window. Throws CaptureError when it takes
-  /// longer than `limit`.
+  /// longer than `limit`, CephError.
   void prepare(std::chrono::milliseconds limit);
   /// The instant: begins to take the snapshots.
   void start();
-  /// Throws CaptureError when they are not there within `limit`.
+  /// Throws CaptureError when they are not there within `limit`, CephError.
   void wait(std::chrono::milliseconds limit);
   /// Learns what was taken: after the window, for nothing that can wait has a place in it. Throws CaptureError.
   void settle();
@@ -74,6 +74,8 @@ class RbdInstant {
 
   [[nodiscard]] const Disk& disk(const std::string& target) const;
   void check_base(Disk& disk) const;
+  void check_monitors() const;
+  void take_snapshot(Disk& disk) const;
   void remove_stale_groups();
   void learn_between(Disk& disk) const;
   void undo() noexcept;

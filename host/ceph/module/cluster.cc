@@ -24,10 +24,9 @@ CPtr<void, rados_shutdown> create(const std::string& user) {
   return CPtr<void, rados_shutdown>(cluster);
 }
 
-}  // namespace
-
-int ask_holder(std::function<int()> call) {
-  if (const auto result = bounded_call(Deadline(ceph_holder_limit), std::move(call))) return *result;
+/// -ETIMEDOUT when the call is left to itself.
+int bounded(std::chrono::milliseconds limit, std::function<int()> call) {
+  if (const auto result = bounded_call(Deadline(limit), std::move(call))) return *result;
   static std::once_flag once;
   // What the libraries do at the end of a program takes away what that call still uses.
   std::call_once(once, [] {
@@ -39,6 +38,12 @@ int ask_holder(std::function<int()> call) {
         nullptr);
   });
   return -ETIMEDOUT;
+}
+
+}  // namespace
+
+int ask_holder(std::function<int()> call) {
+  return bounded(ceph_holder_limit, std::move(call));
 }
 
 Cluster::Cluster(const CephAddress& address) : cluster_(create(address.user.empty() ? "admin" : address.user)) {
@@ -78,6 +83,12 @@ Cluster::Cluster(const CephAddress& address) : cluster_(create(address.user.empt
 
 void Cluster::configure(const char* option, const std::string& value) {
   ceph_check(rados_conf_set(get(), option, value.c_str()), fmt::format("cannot set Ceph's option {}", option));
+}
+
+void Cluster::check_monitors() {
+  const int result =
+      bounded(ceph_monitor_patience, [self = shared_from_this()] { return rados_wait_for_latest_osdmap(self->get()); });
+  ceph_check(result, fmt::format("no monitor of Ceph cluster {} answers", fsid_));
 }
 
 std::unique_ptr<RadosPool> Cluster::rados_pool(const std::string& pool, const std::string& name_space) {

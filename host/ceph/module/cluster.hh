@@ -24,6 +24,9 @@ inline constexpr std::chrono::seconds ceph_operation_limit{90};
 /// For what librbd asks the holder of an image's lock to do (QEMU, of a guest's disk): while that one lives and does
 /// not answer, as when he waits for a monitor, it asks again and again, and librados' limits do not end it.
 inline constexpr std::chrono::seconds ceph_holder_limit = ceph_operation_limit + std::chrono::seconds(10);
+/// For a monitor's word that it is there: one that is started again, or another in its place, is found within some
+/// seconds.
+inline constexpr std::chrono::seconds ceph_monitor_patience{10};
 /// Such a call, which owns all that it touches: it is left to itself at the limit, and this program's end does not wait
 /// for it. Returns -ETIMEDOUT then.
 [[nodiscard]] int ask_holder(std::function<int()> call);
@@ -42,6 +45,7 @@ class Cluster : public CephCluster, public std::enable_shared_from_this<Cluster>
 
   [[nodiscard]] const std::string& fsid() const override { return fsid_; }
   [[nodiscard]] const std::string& words() const override { return words_; }
+  void check_monitors() override;
   [[nodiscard]] std::unique_ptr<RadosPool> rados_pool(const std::string& pool, const std::string& name_space) override;
   [[nodiscard]] std::string pool_name(std::int64_t id) override;
   [[nodiscard]] std::unique_ptr<RbdPool> rbd_pool(const std::string& pool, const std::string& name_space) override;
