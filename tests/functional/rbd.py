@@ -521,6 +521,28 @@ class Rbd(unittest.TestCase):
         with contextlib.suppress(FileNotFoundError):
             self.assertEqual([], [n for n in os.listdir(self.companion.repository / "manifests") if n.startswith("wrong")])
 
+    def test_9_monitors_that_fall_silent(self):
+        """The guest's own librbd would write nothing from when it is asked for a snapshot until they speak again."""
+        images = [self.create("rbd/mute1"), self.create("rbd/mute2")]
+        domain = self.define("mute", *images)
+        self.libvirtd.virsh("start", domain)
+
+        def write_as_guest():
+            for disk in range(len(images)):
+                command = f'qemu-io -d /machine/peripheral/virtio-disk{disk}/virtio-backend "write -q -P 7 1M 64k"'
+                self.assertNotIn("rror", self.libvirtd.virsh("qemu-monitor-command", domain, "--hmp", command, timeout=20).stdout)
+
+        write_as_guest()  # it holds the images' locks
+        try:
+            with self.paused(domain, "prepare"):
+                self.ceph.signal("mon", signal.SIGSTOP)
+            self.assertEqual(json.loads(self.outcome)["error"]["code"], 5, self.errors)
+            self.assertIn("no monitor of Ceph cluster", self.outcome)
+            write_as_guest()
+        finally:
+            self.ceph.signal("mon", signal.SIGCONT)
+        self.check(self.backup(domain), *images, incremental=False)
+
     def test_9_no_cluster_no_answer(self):
         image = self.create("rbd/silent")
         domain = self.define("silent", image)
