@@ -34,6 +34,7 @@ bool can_be_rolled_back_to(const RbdSnapshot& snapshot) {
 struct RbdInstant::Cluster {
   CephAddress address;
   std::shared_ptr<CephCluster> connection;
+  std::vector<std::unique_ptr<RbdPool>> group_pools{};  ///< where our groups are
 };
 
 struct RbdInstant::Disk {
@@ -109,7 +110,7 @@ class RbdInstant::Tidying {
     try {
       step();
     } catch (const std::exception& e) {
-      const auto* const error = dynamic_cast<const CephError*>(&e);
+      const auto* const error = dynamic_cast<const Error*>(&e);
       answers_ = error == nullptr || error->exit_code() != ExitCode::unreachable;
       log_warning("something that is not needed stays in the Ceph cluster until the next still point: {}", e.what());
     }
@@ -204,18 +205,13 @@ void RbdInstant::make_groups() {
   for (const auto& [where, members] : together) {
     if (members.size() < 2) continue;
     const RbdPlace& first = members.front()->source.place;
-    group_pools_.push_back(where.first->connection->rbd_pool(first.pool, first.name_space));
-    group_pools_.back()->create_group(group_);
+    auto& pool = where.first->group_pools.emplace_back(where.first->connection->rbd_pool(first.pool, first.name_space));
+    pool->create_group(group_);
     for (Disk* member : members) {
-      group_pools_.back()->add_to_group(group_, *member->pool, member->source.place.image);
+      pool->add_to_group(group_, *member->pool, member->source.place.image);
       member->in_our_group = true;
     }
   }
-}
-
-void RbdInstant::check_monitors() const {
-  for (const auto& cluster : clusters_)
-    cluster->connection->check_monitors();
 }
 
 void RbdInstant::take_snapshot(Disk& disk) const {
@@ -234,11 +230,12 @@ void RbdInstant::prepare(std::chrono::milliseconds limit) {
 
 void RbdInstant::start() {
   std::vector<std::function<void()>> requests;
-  for (const auto& pool : group_pools_)
-    requests.push_back([&pool = *pool, this] {
-      check_monitors();
-      pool.snapshot_group(group_, group_snapshot);
-    });
+  for (const auto& cluster : clusters_)
+    for (const auto& pool : cluster->group_pools)
+      requests.push_back([&connection = *cluster->connection, &pool = *pool, this] {
+        connection.check_monitors();
+        pool.snapshot_group(group_, group_snapshot);
+      });
   for (const auto& disk : disks_)
     if (!disk->in_our_group) requests.push_back([&disk = *disk, this] { take_snapshot(disk); });
   taking_ = std::make_unique<Taking>(requests);
@@ -253,11 +250,13 @@ void RbdInstant::wait(std::chrono::milliseconds limit) {
 }
 
 bool RbdInstant::is_atomic() const noexcept {
-  return disks_.size() <= 1 ||
-         (group_pools_.size() == 1 && std::all_of(disks_.begin(), disks_.end(), [](const auto& disk) {
-            // Without its lock nobody keeps an image's writer waiting.
-            return disk->in_our_group && disk->facts.exclusive_lock;
-          }));
+  std::size_t groups = 0;
+  for (const auto& cluster : clusters_)
+    groups += cluster->group_pools.size();
+  return disks_.size() <= 1 || (groups == 1 && std::all_of(disks_.begin(), disks_.end(), [](const auto& disk) {
+                                  // Without its lock nobody keeps an image's writer waiting.
+                                  return disk->in_our_group && disk->facts.exclusive_lock;
+                                }));
 }
 
 /// What was written between base and instant may be discarded until the next still point, and a comparison with the
@@ -347,26 +346,26 @@ std::unique_ptr<QueuedReader> RbdInstant::open(const std::string& target) const 
 
 void RbdInstant::keep() noexcept {
   kept_ = true;
-  Tidying tidy;
-  tidy.attempt([this] { check_monitors(); });
-  for (const auto& pool : group_pools_)
-    tidy.attempt([&] { pool->remove_group(group_); });
-  for (const auto& disk : disks_)
-    tidy.attempt([&] {
-      for (const RbdSnapshot& snapshot : disk->image->snapshots())
-        if (snapshot.kind == RbdSnapshot::Kind::user && snapshot.name.starts_with(prefix_) &&
-            snapshot.name != snapshot_)
-          disk->image->remove_snapshot(snapshot.name);
-    });
+  tidy([this](Disk& disk) {
+    for (const RbdSnapshot& snapshot : disk.image->snapshots())
+      if (snapshot.kind == RbdSnapshot::Kind::user && snapshot.name.starts_with(prefix_) && snapshot.name != snapshot_)
+        disk.image->remove_snapshot(snapshot.name);
+  });
 }
 
 void RbdInstant::undo() noexcept {
-  Tidying tidy;
-  tidy.attempt([this] { check_monitors(); });
-  for (const auto& pool : group_pools_)
-    tidy.attempt([&] { pool->remove_group(group_); });
-  for (const auto& disk : disks_)
-    tidy.attempt([&] { disk->image->remove_snapshot(snapshot_); });
+  tidy([this](Disk& disk) { disk.image->remove_snapshot(snapshot_); });
+}
+
+void RbdInstant::tidy(const std::function<void(Disk& disk)>& remove_snapshots) noexcept {
+  for (const auto& cluster : clusters_) {
+    Tidying tidying;
+    tidying.attempt([&] { cluster->connection->check_monitors(); });
+    for (const auto& pool : cluster->group_pools)
+      tidying.attempt([&] { pool->remove_group(group_); });
+    for (const auto& disk : disks_)
+      if (&disk->cluster == cluster.get()) tidying.attempt([&] { remove_snapshots(*disk); });
+  }
 }
 
 }  // namespace stillpoint

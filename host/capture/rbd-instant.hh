@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -74,11 +75,12 @@ class RbdInstant {
 
   [[nodiscard]] const Disk& disk(const std::string& target) const;
   void check_base(Disk& disk) const;
-  void check_monitors() const;
   void take_snapshot(Disk& disk) const;
   void remove_stale_groups();
   void learn_between(Disk& disk) const;
   void undo() noexcept;
+  /// Our groups go, and of each disk what `remove_snapshots` removes.
+  void tidy(const std::function<void(Disk& disk)>& remove_snapshots) noexcept;
 
   std::string prefix_;
   std::string group_;  ///< the name of each group that is made
@@ -86,7 +88,6 @@ class RbdInstant {
   std::string domain_;
   std::vector<std::unique_ptr<Cluster>> clusters_;
   std::vector<std::unique_ptr<Disk>> disks_;
-  std::vector<std::unique_ptr<RbdPool>> group_pools_;  ///< where the groups are
   std::unique_ptr<Taking> taking_;
   bool kept_ = false;
 };

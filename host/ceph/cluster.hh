@@ -46,8 +46,9 @@ class CephCluster {
   /// For messages: "client.cinder of cluster FSID".
   [[nodiscard]] virtual const std::string& words() const = 0;
 
-  /// Asks a monitor, and throws CephError when none answers within ten seconds. From when a guest's own librbd begins a
-  /// snapshot it writes nothing until a monitor has numbered it, however long that takes: better not to ask it then.
+  /// Asks a monitor, and throws Unreachable when none answers within ten seconds. From when a guest's own librbd begins
+  /// a snapshot it writes nothing until its monitor has numbered it, however long that takes: better not to ask it
+  /// then.
   virtual void check_monitors() = 0;
 
   /// `name_space` may be empty. Throws NotFound, CephError. The pool keeps the connection.

@@ -31,7 +31,12 @@ with rados.Rados(conffile=sys.argv[1], name="client.admin") as cluster:
     with cluster.open_ioctx("rbd") as pool, rbd.Image(pool, sys.argv[2]) as image:
         image.write(b"x", 0)
         print("open", flush=True)
-        sys.stdin.read()
+        for _ in sys.stdin:
+            try:
+                image.write(b"x", 0)
+                print("written", flush=True)
+            except rbd.ReadOnlyImage:
+                print("refused", flush=True)
 """
 
 
@@ -125,6 +130,12 @@ class Restore(Calls):
         self.assert_same("rbd/child", self.images[0])
         self.assert_same("rbd/parent", old)
 
+    @staticmethod
+    def writes(holder):
+        holder.stdin.write(b"\n")
+        holder.stdin.flush()
+        return holder.stdout.readline()
+
     def test_in_use(self):
         CEPH.rbd("create", "--size", f"{SIZE}B", "rbd/busy")
         with subprocess.Popen(["/usr/bin/python3", "-c", HOLD, CEPH.conf, "busy"], stdin=subprocess.PIPE,
@@ -132,12 +143,16 @@ class Restore(Calls):
             try:
                 self.assertEqual(holder.stdout.readline(), b"open\n")
                 self.fails(10, "restore", self.name, "--disk", "vda", "--to-rbd", "rbd/busy", "--overwrite", says="in use, from 127.0.0.1")
-                self.restore("--disk", "vda", "--to-rbd", "rbd/busy", "--overwrite", "--force")
+                command = [self.program, "restore", self.name, "--disk", "vda", "--to-rbd", "rbd/busy", "--overwrite", "--force", "--limit", "1M"]
+                with subprocess.Popen(command, env=self.environment(), stdout=subprocess.DEVNULL) as restore:
+                    wait_until(lambda: self.writes(holder) == b"refused\n", 60, "that nobody else may write")
+                    self.assertIsNone(restore.poll())
+                    self.assertEqual(restore.wait(120), 0)
                 self.assert_same("rbd/busy", self.images[0])
+                self.assertEqual(self.writes(holder), b"written\n")
             finally:
                 holder.stdin.close()
                 holder.wait(30)
-        CEPH.rbd("bench", "--io-type", "write", "--io-total", "1M", "rbd/busy")
         self.restore("--disk", "vda", "--to-rbd", "rbd/busy", "--overwrite")
         self.assert_same("rbd/busy", self.images[0])
 

@@ -523,8 +523,13 @@ class Rbd(unittest.TestCase):
 
     def test_9_monitors_that_fall_silent(self):
         """The guest's own librbd would write nothing from when it is asked for a snapshot until they speak again."""
-        images = [self.create("rbd/mute1"), self.create("rbd/mute2")]
-        domain = self.define("mute", *images)
+        for number, state in ((2, "prepare"), (1, "freeze")):
+            with self.subTest(images=number):
+                self.monitors_fall_silent(number, state)
+
+    def monitors_fall_silent(self, number, state):
+        images = [self.create(f"rbd/mute{number}{disk}") for disk in range(number)]
+        domain = self.define(f"mute{number}", *images)
         self.libvirtd.virsh("start", domain)
 
         def write_as_guest():
@@ -534,7 +539,7 @@ class Rbd(unittest.TestCase):
 
         write_as_guest()  # it holds the images' locks
         try:
-            with self.paused(domain, "prepare"):
+            with self.paused(domain, state):
                 self.ceph.signal("mon", signal.SIGSTOP)
             self.assertEqual(json.loads(self.outcome)["error"]["code"], 5, self.errors)
             self.assertIn("no monitor of Ceph cluster", self.outcome)

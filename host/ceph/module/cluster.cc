@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 namespace stillpoint {
@@ -24,9 +25,9 @@ CPtr<void, rados_shutdown> create(const std::string& user) {
   return CPtr<void, rados_shutdown>(cluster);
 }
 
-/// -ETIMEDOUT when the call is left to itself.
-int bounded(std::chrono::milliseconds limit, std::function<int()> call) {
-  if (const auto result = bounded_call(Deadline(limit), std::move(call))) return *result;
+/// nullopt when the call is left to itself.
+std::optional<int> bounded(std::chrono::milliseconds limit, std::function<int()> call) {
+  if (const auto result = bounded_call(Deadline(limit), std::move(call))) return result;
   static std::once_flag once;
   // What the libraries do at the end of a program takes away what that call still uses.
   std::call_once(once, [] {
@@ -37,13 +38,17 @@ int bounded(std::chrono::milliseconds limit, std::function<int()> call) {
         },
         nullptr);
   });
-  return -ETIMEDOUT;
+  return std::nullopt;
 }
 
 }  // namespace
 
-int ask_holder(std::function<int()> call) {
+std::optional<int> try_holder(std::function<int()> call) {
   return bounded(ceph_holder_limit, std::move(call));
+}
+
+int ask_holder(std::function<int()> call) {
+  return try_holder(std::move(call)).value_or(-ETIMEDOUT);
 }
 
 Cluster::Cluster(const CephAddress& address) : cluster_(create(address.user.empty() ? "admin" : address.user)) {
@@ -86,9 +91,11 @@ void Cluster::configure(const char* option, const std::string& value) {
 }
 
 void Cluster::check_monitors() {
-  const int result =
+  const std::optional<int> result =
       bounded(ceph_monitor_patience, [self = shared_from_this()] { return rados_wait_for_latest_osdmap(self->get()); });
-  ceph_check(result, fmt::format("no monitor of Ceph cluster {} answers", fsid_));
+  const std::string what = fmt::format("no monitor of Ceph cluster {} answers", fsid_);
+  if (!result) throw Unreachable(what, "look at the cluster (ceph -s), then try again");
+  ceph_check(*result, what);
 }
 
 std::unique_ptr<RadosPool> Cluster::rados_pool(const std::string& pool, const std::string& name_space) {

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -28,7 +29,9 @@ inline constexpr std::chrono::seconds ceph_holder_limit = ceph_operation_limit +
 /// seconds.
 inline constexpr std::chrono::seconds ceph_monitor_patience{10};
 /// Such a call, which owns all that it touches: it is left to itself at the limit, and this program's end does not wait
-/// for it. Returns -ETIMEDOUT then.
+/// for it.
+[[nodiscard]] std::optional<int> try_holder(std::function<int()> call);
+/// -ETIMEDOUT for one that is left to itself.
 [[nodiscard]] int ask_holder(std::function<int()> call);
 
 /// Throws CephError when librados or librbd returned a negative errno; else returns what it returned.

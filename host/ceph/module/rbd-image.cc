@@ -312,13 +312,14 @@ void Image::keep_writers_out() {
   check(rbd_get_features(image_.get(), &features), "cannot be asked for its features");
   if ((features & RBD_FEATURE_EXCLUSIVE_LOCK) == 0) return;
   // librbd takes the lock for each writer anyway, but hands it over to whoever else wants to write.
-  const int result = ask_holder([image = image_] { return rbd_lock_acquire(image.get(), RBD_LOCK_MODE_EXCLUSIVE); });
-  if (result == -EROFS || result == -ETIMEDOUT)
+  const std::optional<int> result =
+      try_holder([image = image_] { return rbd_lock_acquire(image.get(), RBD_LOCK_MODE_EXCLUSIVE); });
+  if (!result || result == -EROFS)
     throw Locked(fmt::format("another holds the lock of {}, and does not let go of it", words_),
                  "end what uses it, see rbd status and rbd lock ls");
   if (result == -EINVAL)
     throw StorageError(fmt::format("{} cannot be written to", words_), "is it a secondary of a mirror?");
-  check(result, "cannot be locked");
+  check(*result, "cannot be locked");
 }
 
 std::vector<std::string> Image::watchers() {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <fstream>
 #include <memory>
 #include <thread>
@@ -232,14 +233,30 @@ TEST_CASE("a reader that is ahead of the workers learns that the store has faile
   static_cast<void>(new_repository(scratch));
   std::atomic<bool> fails = false;
   const auto fault = [&fails](FaultyStore::Step step, std::uint64_t) {
-    if (fails && step != FaultyStore::Step::read && step != FaultyStore::Step::look) throw StorageError("it is full");
+    if (!fails || step == FaultyStore::Step::read || step == FaultyStore::Step::look) return;
+    // Meanwhile the reader goes as far ahead as it may.
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    throw StorageError("it is full");
   };
   Repository repository(std::make_shared<FaultyStore>(open_store(scratch.repository(), StoreAccess::write), fault),
                         Repository::Mode::write);
-  const Bytes disk = random_bytes(std::size_t{600} * small_chunks, 6);
+  const Bytes disk = random_bytes(std::size_t{1400} * small_chunks, 6);
+  const std::unique_ptr<DiskWriter> writer = repository.write_disk(disk.size(), std::nullopt);
+  std::uint64_t submitted = 0;
   fails = true;
-  CHECK_THROWS_WITH_AS(static_cast<void>(write_whole(repository, disk)), "it is full", StorageError);
+  const auto write = [&] {
+    for (; submitted < 1400; ++submitted) {
+      ChunkBuffer buffer = writer->acquire(submitted);
+      std::copy_n(disk.begin() + static_cast<std::ptrdiff_t>(submitted * small_chunks), small_chunks,
+                  buffer.bytes().begin());
+      writer->submit(submitted, std::move(buffer));
+    }
+  };
+  CHECK_THROWS_WITH_AS(write(), "it is full", StorageError);
   fails = false;
+  const std::size_t workers = std::clamp(std::thread::hardware_concurrency(), 1U, 64U);
+  // Eight that wait and two that are worked on, for each, and one that was acquired.
+  CHECK(submitted <= 10 * workers + 1);
 }
 
 TEST_CASE("several disks and dumps are written at once") {
