@@ -298,6 +298,8 @@ class Nfs(WithGuest):
                 self.guest.sh("rpc.nfsd 4")
                 self.ends(b, listing, 300)
                 name = re.search(r"^name +(\S+)$", self.ends(a, backup, 600), re.MULTILINE)[1]
+                # A host that has looked just now may keep what it saw for a minute.
+                wait_until(lambda: name in b.stillpoint("list", repository), 120, f"{name} on the other host", 2)
                 self.assertEqual(self.restored(b, repository, name), digest)
                 self.all_is_well(repository, a, b)
 
@@ -331,6 +333,7 @@ class Nfs(WithGuest):
         self.b.sh(f"flock -n {lock} true", 60)
 
     def test_j_unit_tests(self):
+        self.guest.sh(f"mkdir -p {EXPORTED}/unit")
         rest = self.a.begin(f"TMPDIR=/mnt/4.2/unit timeout 2400 test-repository -d -tce='{','.join([*PRUNES, *TOO_LONG])}'")
         for host, begun in [(self.b, begun) for begun in self.prunes] + [(self.a, rest)]:
             with self.subTest(begun):
