@@ -43,11 +43,11 @@ class RbdInstant {
   /// Makes what several images need for one instant, and removes what a run that was killed has left of that.
   void make_groups();
   /// Takes the bases of several images, as late as possible before the freeze window. Throws CaptureError when it takes
-  /// longer than `limit`, CephError.
+  /// longer than `limit`, CephError, Unreachable.
   void prepare(std::chrono::milliseconds limit);
   /// The instant: begins to take the snapshots.
   void start();
-  /// Throws CaptureError when they are not there within `limit`, CephError.
+  /// Throws CaptureError when they are not there within `limit`, CephError, Unreachable.
   void wait(std::chrono::milliseconds limit);
   /// Learns what was taken: after the window, for nothing that can wait has a place in it. Throws CaptureError.
   void settle();

@@ -192,8 +192,7 @@ class RbdImage {
   /// The clones of the snapshot that is looked at.
   [[nodiscard]] virtual std::vector<RbdPlace> clones() = 0;
   /// Nobody else can write to the image until it is closed here: librbd fails them with EROFS. One that has no
-  /// exclusive lock is left as it is. Throws Locked when another does the same, or does
-  /// not let go of the lock.
+  /// exclusive lock is left as it is. Throws Locked when another does the same, or does not let go of the lock.
   virtual void keep_writers_out() = 0;
   /// Our own kind of lock: QEMU and others do not know of it. A holder that has died on this machine loses it at once,
   /// another one after two minutes. Throws Locked, which says who has it.

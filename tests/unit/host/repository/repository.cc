@@ -3,6 +3,7 @@
 
 #include "common/errors.hh"
 #include "common/file.hh"
+#include "host/repository/crew.hh"
 #include "tests/unit/host/repository/faulty-store.hh"
 #include "tests/unit/host/repository/support.hh"
 
@@ -254,9 +255,8 @@ TEST_CASE("a reader that is ahead of the workers learns that the store has faile
   };
   CHECK_THROWS_WITH_AS(write(), "it is full", StorageError);
   fails = false;
-  const std::size_t workers = std::clamp(std::thread::hardware_concurrency(), 1U, 64U);
-  // Eight that wait and two that are worked on, for each, and one that was acquired.
-  CHECK(submitted <= 10 * workers + 1);
+  // Eight that wait and two that are worked on, for each worker, and one that was acquired.
+  CHECK(submitted <= 10 * Crew().size() + 1);
 }
 
 TEST_CASE("several disks and dumps are written at once") {
