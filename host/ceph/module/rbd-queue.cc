@@ -11,8 +11,9 @@
 namespace stillpoint {
 namespace {
 
-/// Longer ones would leave too few in flight.
-constexpr std::uint64_t most_bytes_together = 1 << 20;
+/// Half of it costs the OSD and us a tenth more of processor time for the same bytes; longer ones leave too few in
+/// flight.
+constexpr std::uint64_t most_bytes_together = 2 << 20;
 
 }  // namespace
 
