@@ -245,7 +245,7 @@ void RbdInstant::wait(std::chrono::milliseconds limit) {
   if (!taking_->wait(limit))
     throw CaptureError(fmt::format("the Ceph cluster did not take the RBD snapshots within {} s",
                                    std::chrono::duration_cast<std::chrono::seconds>(limit).count()),
-                       "look at the cluster (ceph -s), then try again");
+                       look_at_cluster);
   taking_.reset();
 }
 

@@ -24,6 +24,9 @@ struct CephAddress {
   bool operator==(const CephAddress&) const = default;
 };
 
+/// What the operator is told when it does not answer in time.
+inline constexpr const char* look_at_cluster = "look at the cluster (ceph -s), then try again";
+
 /// What Ceph answered. Its exit code is by the reaction: no answer or cut off (unreachable), full (storage), not
 /// allowed (configuration), not there (not_found), else a failed read or write (capture).
 class CephError : public Error {

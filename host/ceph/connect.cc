@@ -66,7 +66,7 @@ ExitCode reaction(int code) {
 std::string advice(int code) {
   switch (code) {
     case ETIMEDOUT:
-      return "look at the cluster (ceph -s), then try again";
+      return look_at_cluster;
     case ESHUTDOWN:
       return "this client is on the cluster's block list (ceph osd blocklist ls): somebody cut it off; try again";
     case ENOSPC:

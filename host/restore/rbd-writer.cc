@@ -23,7 +23,7 @@ void wait_for(RbdImage& image, std::size_t requests) {
   while (image.in_flight() > requests)
     if (!image.next(image_write_limit))
       throw Unreachable(fmt::format("the cluster does not write RBD image {}", to_string(image.place())),
-                        "look at the cluster (ceph -s), then try again");
+                        look_at_cluster);
 }
 
 void zero_what_is_there(RbdImage& image, std::uint64_t begin, std::uint64_t end) {

@@ -94,7 +94,7 @@ void Cluster::check_monitors() {
   const std::optional<int> result =
       bounded(ceph_monitor_patience, [self = shared_from_this()] { return rados_wait_for_latest_osdmap(self->get()); });
   const std::string what = fmt::format("no monitor of Ceph cluster {} answers", fsid_);
-  if (!result) throw Unreachable(what, "look at the cluster (ceph -s), then try again");
+  if (!result) throw Unreachable(what, look_at_cluster);
   ceph_check(*result, what);
 }
 

@@ -130,6 +130,7 @@ class Image : public RbdImage {
   }
   [[nodiscard]] std::string id() const;
   [[nodiscard]] std::uint64_t object_size() const;
+  [[nodiscard]] std::uint64_t features() const;
   [[nodiscard]] bool is_striped() const;
   [[nodiscard]] std::optional<RbdPlace> parent() const;
   [[nodiscard]] std::string group() const;
@@ -146,6 +147,12 @@ std::uint64_t Image::object_size() const {
   rbd_image_info_t info{};
   check(rbd_stat(image_.get(), &info, sizeof info), "cannot be asked what it is");
   return info.obj_size;
+}
+
+std::uint64_t Image::features() const {
+  std::uint64_t features = 0;
+  check(rbd_get_features(image_.get(), &features), "cannot be asked for its features");
+  return features;
 }
 
 bool Image::is_striped() const {
@@ -187,14 +194,13 @@ RbdFacts Image::facts() {
   facts.id = id();
   rbd_image_info_t info{};
   check(rbd_stat(image_.get(), &info, sizeof info), "cannot be asked what it is");
-  std::uint64_t features = 0;
   std::uint64_t flags = 0;
-  check(rbd_get_features(image_.get(), &features), "cannot be asked for its features");
   check(rbd_get_flags(image_.get(), &flags), "cannot be asked for its flags");
   check(rbd_get_stripe_unit(image_.get(), &facts.layout.stripe_unit), "cannot be asked for its striping");
   check(rbd_get_stripe_count(image_.get(), &facts.layout.stripe_count), "cannot be asked for its striping");
   facts.layout.size = info.size;
   facts.layout.order = static_cast<unsigned>(info.order);
+  const std::uint64_t features = this->features();
   facts.layout.features = features;
   facts.parent = parent();
   facts.group = group();
@@ -308,9 +314,7 @@ std::vector<RbdChange> Image::changed(const std::string& from, std::uint64_t off
 }
 
 void Image::keep_writers_out() {
-  std::uint64_t features = 0;
-  check(rbd_get_features(image_.get(), &features), "cannot be asked for its features");
-  if ((features & RBD_FEATURE_EXCLUSIVE_LOCK) == 0) return;
+  if ((features() & RBD_FEATURE_EXCLUSIVE_LOCK) == 0) return;
   // librbd takes the lock for each writer anyway, but hands it over to whoever else wants to write.
   const std::optional<int> result =
       try_holder([image = image_] { return rbd_lock_acquire(image.get(), RBD_LOCK_MODE_EXCLUSIVE); });
