@@ -62,10 +62,15 @@ void RbdDisk::pread(std::span<std::byte> buffer, std::uint64_t offset) {
 
 void RbdDisk::pread_many(std::span<const Request> requests) {
   if (reads_in_flight() != 0) throw std::logic_error("pread_many() beside reads in flight");
-  for (const Request& request : requests)
-    start_read(request.buffer, request.offset, 0);
-  while (reads_in_flight() > 0)
-    static_cast<void>(next_read(look_again));
+  try {
+    for (const Request& request : requests)
+      start_read(request.buffer, request.offset, 0);
+    while (reads_in_flight() > 0)
+      static_cast<void>(next_read(look_again));
+  } catch (...) {
+    abandon();  // the buffers are the caller's
+    throw;
+  }
 }
 
 void RbdDisk::start_read(std::span<std::byte> buffer, std::uint64_t offset, std::uint64_t tag) {

@@ -437,8 +437,14 @@ class RadosStore::Writer : public ObjectWriter {
       committed_ = true;
       return;
     }
-    if (pools_->find(name_, false))
+    if (const auto found = pools_->find(name_, false)) {
+      // It was asked twice, for the first answer got lost.
+      if (found->text == to_string(entry)) {
+        committed_ = true;
+        return;
+      }
       throw StorageError(fmt::format("cannot create {} in {}: it is there already", name_, pools_->words));
+    }
     throw StorageError(fmt::format("cannot create {} in {}: it was taken for abandoned", name_, pools_->words),
                        "nothing is lost: run it again");
   }

@@ -521,6 +521,31 @@ class Rbd(unittest.TestCase):
         with contextlib.suppress(FileNotFoundError):
             self.assertEqual([], [n for n in os.listdir(self.companion.repository / "manifests") if n.startswith("wrong")])
 
+    def test_8_clones_that_are_rolled_back_or_cut(self):
+        """The parent shows through again, or no longer; librbd fills the objects before, so that a comparison tells."""
+        parent = self.create("rbd/original")
+        self.write(parent, (16 * MIB, 8 * MIB), (32 * MIB, 12 * MIB))
+        self.ceph.rbd("snap", "create", "--no-progress", f"{parent}@golden")
+        for name, options in (("mapped", []), ("unmapped", ["--image-feature", "layering"])):
+            clone = f"rbd/{name}"
+            self.ceph.rbd("clone", "--rbd-default-clone-format", "2", *options, f"{parent}@golden", clone)
+            self.ceph.rbd("snap", "create", "--no-progress", f"{clone}@earlier")
+            domain = self.define(name, clone)
+            self.write(clone, (16 * MIB, 4096), (20 * MIB, 65536), (36 * MIB, 4096))
+            self.qemu_io(clone, f"discard {20 * MIB} {4 * MIB}", f"discard {36 * MIB} {4 * MIB}")
+            self.backup(domain)
+            before = self.content(clone)
+            self.ceph.rbd("snap", "rollback", "--no-progress", f"{clone}@earlier")
+            self.assertNotEqual(self.content(clone), before)
+            self.check(self.backup(domain), clone, incremental=True)
+            before = self.content(clone)
+            for size in ("34M", "48M"):
+                self.ceph.rbd("resize", "--no-progress", "--allow-shrink", "--size", size, clone)
+            self.assertNotEqual(self.content(clone), before)
+            self.check(self.backup(domain), clone, incremental=True)
+            self.ceph.rbd("flatten", "--no-progress", clone)
+            self.check(self.backup(domain), clone, incremental=True)
+
     def test_9_monitors_that_fall_silent(self):
         """The guest's own librbd would write nothing from when it is asked for a snapshot until they speak again."""
         for number, state in ((2, "prepare"), (1, "freeze")):
