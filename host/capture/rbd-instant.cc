@@ -136,6 +136,9 @@ RbdInstant::RbdInstant(const std::vector<RbdSource>& sources, const std::string&
     if (facts.migrating)
       throw CaptureError(fmt::format("RBD image {} is being migrated", to_string(source.place)),
                          "wait for rbd migration commit, or leave the disk out");
+    if (facts.secondary)
+      throw CaptureError(fmt::format("RBD image {} is the secondary of a mirror", to_string(source.place)),
+                         "back up the primary, or promote this one first (rbd mirror image promote)");
     disks_.push_back(
         std::make_unique<Disk>(Disk{source, **cluster, std::move(pool), std::move(image), std::move(facts)}));
     check_base(*disks_.back());

@@ -106,6 +106,7 @@ struct RbdFacts {
   bool exclusive_lock = false;       ///< writers of several images can be held at once
   bool journaling = false;
   bool migrating = false;
+  bool secondary = false;  ///< a mirror's copy: written by rbd-mirror alone, it can have no snapshots of ours
 };
 
 /// A range of an image that was written, or (`exists` false) discarded.

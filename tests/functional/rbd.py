@@ -546,6 +546,33 @@ class Rbd(unittest.TestCase):
             self.ceph.rbd("flatten", "--no-progress", clone)
             self.check(self.backup(domain), clone, incremental=True)
 
+    def test_8_mirrored_and_migrated_images(self):
+        self.ceph.rbd("mirror", "pool", "enable", "rbd", "image")
+        try:
+            for mode, options in (("snapshot", []), ("journal", ["--image-feature", "exclusive-lock,journaling"])):
+                image = self.create(f"rbd/mirrored-{mode}", *options)
+                self.ceph.rbd("mirror", "image", "enable", image, mode)
+                domain = self.define(f"mirrored-{mode}", image)
+                manifest = self.backup(domain)
+                self.assertEqual(self.restored(manifest), self.content(image))
+                self.ceph.rbd("mirror", "image", "demote", image)
+                self.refused(domain, 7, "is the secondary of a mirror")
+                self.ceph.rbd("mirror", "image", "promote", image)
+                self.write(image, (MIB, 4096))
+                manifest = self.backup(domain)
+                self.assertEqual(self.restored(manifest), self.content(image))
+                self.assertTrue(self.disk(manifest)["incremental"])
+                self.ceph.rbd("mirror", "image", "disable", image)
+        finally:
+            self.ceph.rbd("mirror", "pool", "disable", "rbd")
+        moving = self.create("rbd/moving")
+        domain = self.define("moving", "rbd/moved")
+        self.ceph.rbd("migration", "prepare", moving, "rbd/moved")
+        self.refused(domain, 7, "is being migrated")
+        self.ceph.rbd("migration", "execute", "--no-progress", "rbd/moved")
+        self.ceph.rbd("migration", "commit", "--no-progress", "rbd/moved")
+        self.check(self.backup(domain), "rbd/moved", incremental=False)
+
     def test_9_monitors_that_fall_silent(self):
         """The guest's own librbd would write nothing from when it is asked for a snapshot until they speak again."""
         for number, state in ((2, "prepare"), (1, "freeze")):

@@ -132,6 +132,7 @@ class Image : public RbdImage {
   [[nodiscard]] std::uint64_t object_size() const;
   [[nodiscard]] std::uint64_t features() const;
   [[nodiscard]] bool is_striped() const;
+  [[nodiscard]] bool is_demoted() const;
   [[nodiscard]] std::optional<RbdPlace> parent() const;
   [[nodiscard]] std::string group() const;
   void learn_group(RbdSnapshot& snapshot) const;
@@ -159,6 +160,15 @@ bool Image::is_striped() const {
   std::uint64_t count = 0;
   check(rbd_get_stripe_count(image_.get(), &count), "cannot be asked for its striping");
   return count > 1;
+}
+
+/// Of an image that is mirrored by its journal; others carry a feature.
+bool Image::is_demoted() const {
+  rbd_mirror_image_info_t info{};
+  check(rbd_mirror_image_get_info(image_.get(), &info, sizeof info), "cannot be asked for its mirror");
+  const bool demoted = info.state == RBD_MIRROR_IMAGE_ENABLED && !info.primary;
+  rbd_mirror_image_get_info_cleanup(&info);
+  return demoted;
 }
 
 std::optional<RbdPlace> Image::parent() const {
@@ -209,6 +219,7 @@ RbdFacts Image::facts() {
   facts.exclusive_lock = (features & RBD_FEATURE_EXCLUSIVE_LOCK) != 0;
   facts.journaling = (features & RBD_FEATURE_JOURNALING) != 0;
   facts.migrating = (features & RBD_FEATURE_MIGRATING) != 0;
+  facts.secondary = (features & RBD_FEATURE_NON_PRIMARY) != 0 || (facts.journaling && is_demoted());
   return facts;
 }
 
