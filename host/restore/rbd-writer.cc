@@ -18,17 +18,6 @@ constexpr std::uint64_t zero_window = std::uint64_t{1} << 30;
 constexpr std::uint64_t most_zeroed_at_once = std::uint64_t{64} << 20;
 constexpr std::size_t most_zero_requests = 8;
 
-/// Nothing is on its way any more when that has failed: the bytes are the caller's.
-template <typename Work>
-void or_drained(RbdImage& image, const Work& work) {
-  try {
-    work();
-  } catch (...) {
-    image.drain();
-    throw;
-  }
-}
-
 /// Until no more than so many requests are on their way.
 void wait_for(RbdImage& image, std::size_t requests) {
   while (image.in_flight() > requests)
@@ -50,14 +39,17 @@ void zero_what_is_there(RbdImage& image, std::uint64_t begin, std::uint64_t end)
 
 void write_to_rbd(RbdImage& image, std::span<const DiskTarget::Piece> pieces, bool sparse) {
   const auto send = [&image](const DiskTarget::Piece& part) { image.start_write(part.bytes, part.offset, 0); };
-  or_drained(image, [&] {
+  try {
     for (const DiskTarget::Piece& piece : joined(pieces))
       if (sparse)
         without_zeros(piece, send);
       else
         send(piece);
     wait_for(image, 0);
-  });
+  } catch (...) {
+    image.drain();  // the bytes are the caller's
+    throw;
+  }
 }
 
 void zero_in_rbd(RbdImage& image, std::uint64_t offset, std::uint64_t length) {
