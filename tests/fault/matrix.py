@@ -154,7 +154,7 @@ def cluster_for(ceph, scratch):
     if not ceph:
         yield None
         return
-    with Ceph(scratch / "ceph", store="bluestore") as cluster:
+    with Ceph(scratch / "ceph") as cluster:
         yield cluster
 
 

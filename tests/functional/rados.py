@@ -544,7 +544,7 @@ def main():
     PROGRAM, TESTS = os.path.abspath(sys.argv.pop(1)), os.path.abspath(sys.argv.pop(1))
     unwind_on_signals()
     more = "osd heartbeat interval = 1"
-    with scratch_directory() as scratch, Ceph(scratch / "ceph", pools=(), store="bluestore", more=more) as ceph:
+    with scratch_directory() as scratch, Ceph(scratch / "ceph", pools=(), more=more) as ceph:
         Rados.scratch, Rados.ceph = scratch, ceph
         for pool in ("vault", "other"):
             ceph.ask({"prefix": "osd pool create", "pool": pool, "pg_num": 8})

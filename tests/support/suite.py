@@ -13,6 +13,18 @@ from .scratch import scratch_directory, unwind_on_signals
 JOURNAL = "journalctl -b --no-pager _SYSTEMD_UNIT=stillpoint-agent.service + SYSLOG_IDENTIFIER=stillpoint-fsfreeze-hook | tail -n 60"
 
 
+class ToldAtOnce(unittest.TextTestResult):
+    """Says what failed when it does: a suite that is ended for its time had said nothing."""
+
+    def addError(self, test, err):
+        super().addError(test, err)
+        self.stream.writeln(self.errors[-1][1])
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.stream.writeln(self.failures[-1][1])
+
+
 class WithGuest(unittest.TestCase):
     """One guest, web1, for all methods of a program; they run in the order of their names."""
 
@@ -49,7 +61,8 @@ def run_with_guest(prepare=lambda suite: None, companion=True, channel=False, fa
             guest.wait_databases()
             WithGuest.guest = guest
             prepare(WithGuest)
-            result = unittest.main(argv=sys.argv, exit=False, failfast=failfast, verbosity=2).result
+            runner = unittest.TextTestRunner(verbosity=2, failfast=failfast, resultclass=ToldAtOnce)
+            result = unittest.main(argv=sys.argv, exit=False, testRunner=runner).result
             if not result.wasSuccessful():
                 print((scratch / "libvirtd/libvirtd.log").read_text(encoding="utf-8")[-4000:])
                 if "running" in libvirtd.virsh("domstate", "web1").stdout:

@@ -107,7 +107,10 @@ class OnCeph(WithGuest):
                 time.sleep(18)
             finally:
                 self.ceph.signal("osd", signal.SIGCONT)
-            _, errors = backup.communicate(timeout=120)
+            try:
+                _, errors = backup.communicate(timeout=120)
+            finally:
+                backup.kill()
         wait_until(self.thawed, 60, "the guest is thawed", 0.5)
         self.assertEqual(backup.returncode, CAPTURE, errors)
         # QEMU's job, for the disk that is a file, waits for the others too.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """RBD images beside the rbd command and the way of cinder-backup, in one run on one machine.
 
-python3 tests/bench/rbd [--rounds N] [--size 2G] [--store bluestore|memstore] [--json FILE] [PART]...
+python3 tests/bench/rbd [--rounds N] [--size 2G] [--json FILE] [PART]...
 
 read     all of an image: to the ids of its chunks, and dropped; `rbd export - | cat >/dev/null`
 backup   a domain's image is kept in full, after 64 MiB in blocks of 64 KiB all over its 1 GiB of files, and after
@@ -254,7 +254,7 @@ def domain(bench):
 
 def backup(bench, arguments):
     steps = ("Full", "After 64 MiB of scattered writes", "Nothing changed")
-    with domain(bench) as libvirtd, Ceph(bench.scratch / "other", store=arguments.store, size=arguments.size * 3) as other:
+    with domain(bench) as libvirtd, Ceph(bench.scratch / "other", size=arguments.size * 3) as other:
         bench.clusters.append(other)
         for number in range(arguments.rounds):
             keepers = [Stillpoint(bench, libvirtd), Uncompressed(bench, libvirtd), Export(bench),
@@ -296,13 +296,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=size_of, default=2 << 30)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--store", choices=["bluestore", "memstore"], default="bluestore")
     parser.add_argument("parts", nargs="*", type=part_of, metavar="PART")
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     skip_unless_possible()
-    print(f"{machine()}; image of {arguments.size >> 20} MiB on {arguments.store}; median of {arguments.rounds}\n", flush=True)
-    with scratch_directory() as scratch, Ceph(scratch / "ceph", store=arguments.store, size=arguments.size * 4) as ceph:
+    print(f"{machine()}; image of {arguments.size >> 20} MiB; median of {arguments.rounds}\n", flush=True)
+    with scratch_directory() as scratch, Ceph(scratch / "ceph", size=arguments.size * 4) as ceph:
         say("making the image")
         bench = Bench(ceph, scratch, scratch / "disk.raw")
         image.make(bench.source, arguments.size, scratch)
